@@ -1,0 +1,248 @@
+"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | phantom`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from maml_app.cases.case import Case
+from maml_app.cases.source import CaseSource
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError, MamlError
+from maml_app.stores.choice import choose_task, open_studies
+
+app = typer.Typer(
+    help="Multi-modal segmentation of cases: check studies, train an ensemble, evaluate it, segment with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+
+Studies = Annotated[Path, typer.Option(help="folder of NIfTI studies, or a MONAI datalist JSON")]
+TaskOption = Annotated[
+    str, typer.Option(help="a shipped task's name or a path to a task.yaml; without it the one that fits the studies")
+]
+Cases = Annotated[str, typer.Option(help="only these cases: ids with commas between, or @FILE with one id a line")]
+Device = Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")]
+
+
+def _open(studies: Path, task: str) -> tuple[TaskSpec, CaseSource]:
+    spec = choose_task(studies, task)
+    return spec, open_studies(str(studies), spec)
+
+
+def _chosen(source: CaseSource, cases: str) -> list[Case]:
+    every = source.cases()
+    if not cases:
+        return every
+    text = Path(cases[1:]).read_text(encoding="utf-8") if cases.startswith("@") else cases
+    wanted = text.replace(",", " ").split()
+    known = {case.id: case for case in every}
+    unknown = [case_id for case_id in wanted if case_id not in known]
+    if unknown:
+        raise CaseError(f"--cases: expected ids of the studies, got unknown {', '.join(unknown)}")
+    return [known[case_id] for case_id in wanted]
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out) as progress:
+        task = progress.add_task(title, total=total)
+
+        def tick(case_id: str) -> None:
+            progress.update(task, advance=1, description=f"{title} {case_id}")
+
+        yield tick
+
+
+@app.command()
+def check(studies: Studies, task: TaskOption = "") -> None:
+    """Print each case: modalities, grids, label and what is wrong. Exit code 1 if anything is."""
+    from maml_app.imaging.check import inspect
+
+    spec, source = _open(studies, task)
+    cases = source.cases()
+    table = Table(title=f"{studies}: {len(cases)} cases, task {spec.name}", show_lines=True)
+    for heading in ("case", "images", "missing", "label", "problems"):
+        table.add_column(heading, overflow="fold")
+    bad = 0
+    with _bar("reading", len(cases)) as tick:
+        for case in cases:
+            finding = inspect(case, spec)
+            bad += bool(finding.problems)
+            grids = {name: str(finding.grids.get(name, "not readable")) for name in case.images}
+            table.add_row(
+                case.id,
+                "\n".join(f"{name}: {grid}" for name, grid in grids.items()),
+                ", ".join(case.missing(spec.modality_names)) or "–",
+                finding.label,
+                "\n".join([*finding.problems, *(f"[dim]{note}[/dim]" for note in finding.notes)]) or "–",
+            )
+            tick(case.id)
+    out.print(table)
+    if not cases:
+        out.print(f"No case: expected file names as in {[m.files for m in spec.modalities]}, see the README.")
+    out.print(f"{len(cases)} cases, {sum(c.label is not None for c in cases)} labelled, {bad} with problems")
+    raise typer.Exit(1 if bad or not cases else 0)
+
+
+@app.command()
+def train(
+    studies: Studies,
+    out_file: Annotated[Path, typer.Option("--out", help="the model file to write (.safetensors)")],
+    task: TaskOption = "",
+    steps: Annotated[int | None, typer.Option(min=1, help="training steps; without it as in task.yaml")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of weights, order and augmentation")] = 0,
+    network: Annotated[
+        Literal["maml", "early-fusion"] | None, typer.Option(help="the ensemble, or the single-network rival")
+    ] = None,
+    cases: Cases = "",
+    validate: Annotated[
+        bool, typer.Option("--validate/--no-validate", help="keep the validation patients aside, or train on all")
+    ] = True,
+    device: Device = "",
+) -> None:
+    """Train on the studies' labels and write one model file."""
+    from maml_app.learning.predict import pick_device
+    from maml_app.learning.registry import store_model
+    from maml_app.learning.train import Progress as Step
+    from maml_app.learning.train import train as run
+
+    spec, source = _open(studies, task)
+    training = (
+        spec.training.model_dump() | ({"steps": steps} if steps else {}) | ({} if validate else {"validation": 0.0})
+    )
+    spec = spec.model_copy(
+        update={
+            "training": type(spec.training).model_validate(training),
+            "network": spec.network.model_copy(update={"kind": network} if network else {}),
+        }
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out) as progress:
+        rows: dict[str, TaskID] = {}
+
+        def show(step: Step) -> None:
+            if step.stage not in rows:
+                rows[step.stage] = progress.add_task(step.stage, total=step.total)
+            progress.update(rows[step.stage], completed=step.done, description=str(step) if step.losses else step.stage)
+            if step.losses and not out.is_terminal:
+                out.print(str(step))
+
+        result = run(spec, _chosen(source, cases), seed=seed, device=pick_device(device), report=show)
+    store_model(out_file, result.network, result.checkpoint)
+    out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
+    if result.validation:
+        validation = result.validation
+        out.print(f"validation Dice: mean over subsets {validation['mean']}, all modalities {validation['full']}")
+
+
+@app.command()
+def evaluate(
+    studies: Studies,
+    model: Annotated[Path, typer.Option(help="a model file written by train")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for report.json and report.md")],
+    task: TaskOption = "",
+    cases: Cases = "",
+    device: Device = "",
+) -> None:
+    """Score a model on the studies' labels, under every subset of modalities."""
+    from maml_app.imaging.files import write_text
+    from maml_app.learning.evaluate import evaluate as run
+    from maml_app.learning.evaluate import markdown
+    from maml_app.learning.predict import load_model, pick_device
+
+    spec, source = _open(studies, task)
+    labelled = [case for case in _chosen(source, cases) if case.label is not None]
+    if not labelled:
+        raise CaseError(f"{studies}: expected cases with a label to score against, got none")
+    loaded = load_model(model, spec, model.name, pick_device(device))
+    seen = sorted(set(loaded.checkpoint.notes["trained_on"]) & {case.id for case in labelled})
+    if seen:
+        out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
+    with _bar("scoring", len(labelled)) as tick:
+        report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick)
+    report["model"] = {
+        "file": model.name,
+        "network": loaded.checkpoint.plan["kind"],
+        "trained_on_scored_cases": seen,
+        **loaded.checkpoint.notes,
+    }
+    texts = {"report.json": json.dumps(report, indent=1), "report.md": markdown(report, spec)}
+    for name, text in texts.items():
+        write_text(out_dir / name, text)
+    out.print(markdown(report, spec))
+    out.print(f"written to {out_dir}")
+
+
+@app.command()
+def infer(
+    studies: Studies,
+    model: Annotated[Path, typer.Option(help="a model file written by train")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for CASE.nii.gz, one a case")],
+    task: TaskOption = "",
+    cases: Cases = "",
+    grid: Annotated[str, typer.Option(help="modality on whose grid to answer; without it each case's reference")] = "",
+    convention: Annotated[str, typer.Option(help="write an archive's label values, as named in task.yaml")] = "",
+    device: Device = "",
+) -> None:
+    """Segment cases and write a label map for each."""
+    from maml_app.imaging.files import write_label
+    from maml_app.imaging.preprocess import from_task_values
+    from maml_app.learning.predict import load_model, pick_device, segment
+
+    spec, source = _open(studies, task)
+    loaded = load_model(model, spec, model.name, pick_device(device))
+    chosen = _chosen(source, cases)
+    with _bar("segmenting", len(chosen)) as tick:
+        for case in chosen:
+            found, asked = source.resolve(f"{case.id}@{grid}" if grid else case.id)
+            result = segment(loaded, found, asked, spec)
+            label = from_task_values(result.label, spec, convention) if convention else result.label
+            write_label(out_dir / f"{case.id}.nii.gz", label, result.grid.affine)
+            volumes = ", ".join(f"{name} {volume:.1f} ml" for name, volume in result.volume_ml.items())
+            lacks = f"; missing {', '.join(result.missing)}" if result.missing else ""
+            out.print(f"{case.id} on {asked}: {volumes}; uncertainty {result.uncertainty:.2f}{lacks}")
+            tick(case.id)
+
+
+@app.command()
+def phantom(
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write the cases to; must not hold any yet")],
+    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "sarcoma_pet_ct_mr",
+    count: Annotated[int, typer.Option(min=1)] = 12,
+    size: Annotated[int, typer.Option(min=16, help="voxels along the finest grid's first axis")] = 48,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    labelled: Annotated[int | None, typer.Option(min=0, help="how many get a label; all without it")] = None,
+) -> None:
+    """Write synthetic multi-modal cases for a task."""
+    from maml_app.imaging.phantom import write_cases
+
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise CaseError(f"{out_dir}: expected an empty or new folder, got one with files in it")
+    written = write_cases(out_dir, choose_task(out_dir, task), count, seed, size, labelled)
+    out.print(f"{len(written)} cases written to {out_dir}")
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except MamlError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

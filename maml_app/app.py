@@ -1,0 +1,76 @@
+"""MamlApp: where everything is wired, and nothing else happens."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from maml_app.cases.source import ORIGINAL
+from maml_app.errors import MamlError
+from maml_app.learning.registry import ModelRegistry
+from maml_app.stores.choice import choose_task, open_studies
+from maml_app.tasks.datastore import CaseDatastore
+from maml_app.tasks.infer import SegmentCase
+from maml_app.tasks.strategy import FirstCase, RandomCase
+from maml_app.tasks.train import TrainEnsemble
+
+logger = logging.getLogger(__name__)
+
+
+class MamlApp(MONAILabelApp):
+    """One task on one studies folder.
+
+    `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        try:
+            self.spec = choose_task(Path(studies), conf.get("task", ""), Path(app_dir))
+            self.source = open_studies(studies, self.spec)
+        except MamlError as error:
+            print(f"\n{error}\n", file=sys.stderr, flush=True)
+            sys.exit(2)
+        models = Path(conf.get("models") or Path(app_dir) / "model")
+        self.registry = ModelRegistry(models / self.spec.name)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name=f"MAML - {self.spec.name}",
+            description=self.spec.description or self.spec.title,
+            version="0.1",
+            labels=[label.name for label in self.spec.labels],
+        )
+
+    def init_datastore(self) -> Datastore:
+        return CaseDatastore(self.source, self.spec, self.studies)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {self.spec.name: SegmentCase(self.source, self.spec, self.registry)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {self.spec.name: TrainEnsemble(self.source, self.spec, self.registry)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"random": RandomCase(), "first": FirstCase()}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """As MONAI Label's, but the task gets the image id, not one path: it looks up the whole case itself."""
+        task = self._infers.get(str(request.get("model")))
+        if task is None:
+            return dict(super().infer(request, datastore))  # MONAI Label's own answer to an unknown model
+        file, params = task(copy.deepcopy(request))
+        answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
+        if request.get("save_label"):
+            store = datastore or self.datastore()
+            answer["label"] = store.save_label(request["image"], file, ORIGINAL, {"params": params})
+        return answer

@@ -1,0 +1,89 @@
+"""The case: one patient's set of co-acquired modalities, with at most one label map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from maml_app.errors import CaseError
+
+CASE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def check_id(case_id: str, what: str = "case id") -> str:
+    """Return the id if it is a plain name.
+
+    Raises:
+        CaseError: it holds anything but letters, digits, dot, underscore and hyphen, or starts with a dot.
+    """
+    if not CASE_ID.fullmatch(case_id) or ".." in case_id:
+        raise CaseError(
+            f"{what} {case_id!r}: expected letters, digits, '.', '_' or '-' only, no '..' and no leading '.'"
+        )
+    return case_id
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """Where one 3D image lies: a file, and the channel if the file is 4D."""
+
+    path: Path
+    channel: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}" if self.channel is None else f"{self.path}[{self.channel}]"
+
+
+@dataclass(frozen=True)
+class LabelRef:
+    """One stored label map. Version 0 is the file that came with the images."""
+
+    path: Path
+    version: int
+    tag: str = "final"
+
+    @property
+    def id(self) -> str:
+        return f"{self.tag}-{self.version:04d}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: `images` maps modality name to its file; absent modalities are simply not there."""
+
+    id: str
+    images: dict[str, FileRef]
+    label: LabelRef | None = None
+    patient: str = ""
+    problems: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+
+    @property
+    def patient_id(self) -> str:
+        """What the validation split is keyed on: the patient where known, else the case."""
+        return self.patient or self.id
+
+    def missing(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in modalities if name not in self.images)
+
+    def frame_modality(self, preference: Sequence[str]) -> str:
+        """The present modality that lends the case its frame (see TaskSpec.preference).
+
+        Raises:
+            CaseError: the case has no image of the task.
+        """
+        for name in preference:
+            if name in self.images:
+                return name
+        raise CaseError(f"case {self.id}: expected at least one of {list(preference)}, got none")
+
+
+def subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every non-empty subset of the modalities, single ones first, in order."""
+    for size in range(1, len(modalities) + 1):
+        yield from combinations(modalities, size)

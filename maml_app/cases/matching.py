@@ -1,0 +1,77 @@
+"""Which modality, or the label, a file is: rules on the ending of its name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from maml_app.cases.spec import TaskSpec
+
+EXTENSIONS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a file name says: its role, the modality it shows (or was drawn on), and the case part of its name."""
+
+    role: Literal["image", "label"]
+    modality: str | None
+    prefix: str
+
+
+def stem(file_name: str) -> str | None:
+    """The name without an image extension, or None if it is no NIfTI file."""
+    for extension in EXTENSIONS:
+        if file_name.lower().endswith(extension):
+            return file_name[: -len(extension)]
+    return None
+
+
+def _tokens(text: str) -> str:
+    return re.sub(r"[\s_.\-]+", "_", text.lower()).strip("_")
+
+
+def _ending(name: str, pattern: str) -> int | None:
+    """Where the pattern starts if the name ends with it as whole tokens, else None. Separators are alike."""
+    expression = "[\\s_.\\-]+".join(re.escape(token) for token in _tokens(pattern).split("_"))
+    found = re.search(rf"(?:^|[\s_.\-]+)({expression})$", name, re.IGNORECASE)
+    return found.start() if found else None
+
+
+def match(name: str, spec: TaskSpec) -> Match | None:
+    """Match a file name without extension against the task's rules; the longest ending wins; None if none fits.
+
+    `label`, `case_seg` are labels; `label_ct` is a label drawn on the CT; `ct`, `case_t1ce` are images.
+    """
+    best: tuple[int, Match] | None = None
+    for modality in spec.modalities:
+        for pattern in modality.files:
+            start = _ending(name, pattern)
+            if start is None:
+                continue
+            found = Match("image", modality.name, name[:start])
+            on_label = _label_start(name[:start], spec)
+            if on_label is not None:
+                found = Match("label", modality.name, name[:on_label])
+            length = len(_tokens(pattern))
+            if best is None or length > best[0]:
+                best = (length, found)
+    if best:
+        return best[1]
+    start = _label_start(name, spec)
+    return None if start is None else Match("label", None, name[:start])
+
+
+def _label_start(name: str, spec: TaskSpec) -> int | None:
+    starts = [start for pattern in spec.label_files if (start := _ending(name, pattern)) is not None]
+    return min(starts) if starts else None
+
+
+def modality_called(name: str, spec: TaskSpec) -> str | None:
+    """The modality that a dataset.json channel or a datalist key means, by name or file pattern."""
+    key = _tokens(name)
+    for modality in spec.modalities:
+        if key in {_tokens(modality.name), *(_tokens(pattern) for pattern in modality.files)}:
+            return modality.name
+    return None

@@ -1,0 +1,266 @@
+"""The task: a task.yaml, validated, with errors that name file, key, expected and got."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from maml_app.errors import TaskSpecError
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Ints3 = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Modality(_Strict):
+    """One image series of a case: its name, how it is normalised, and how its files are called."""
+
+    name: Name
+    kind: Literal["CT", "PET", "MR"]
+    files: tuple[str, ...] = Field(min_length=1, description="file-name endings, without extension")
+    window: tuple[float, float] | None = Field(None, description="CT only: HU range mapped to -1..1")
+
+    @model_validator(mode="after")
+    def _window_fits_kind(self) -> Modality:
+        if self.kind == "CT" and self.window is None:
+            raise ValueError("a CT modality needs window: [low, high] in HU")
+        if self.kind != "CT" and self.window is not None:
+            raise ValueError(f"window is for CT only, this modality is {self.kind}")
+        if self.window and self.window[0] >= self.window[1]:
+            raise ValueError(f"window must rise, got {list(self.window)}")
+        return self
+
+
+class Code(_Strict):
+    """A coded concept, DICOM PS3.3 section 8.8: for SNOMED CT the scheme is SCT."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+class Label(_Strict):
+    """One structure of the label map: its mask value, colour and SNOMED CT category and type."""
+
+    name: Name
+    value: Annotated[int, Field(ge=1, le=255)]
+    colour: tuple[
+        Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+    ]
+    category: Code
+    type: Code
+    aliases: tuple[str, ...] = Field((), description="other names under which viewers may send it")
+
+
+class Region(_Strict):
+    """A union of labels that is scored as one, as BraTS' nested WT, TC and ET."""
+
+    name: Name
+    labels: tuple[str, ...] = Field(min_length=1)
+
+
+class Preprocess(_Strict):
+    """The grid that the network works on: axes nearest to R, A, S and this spacing."""
+
+    spacing_mm: tuple[Positive, Positive, Positive]
+
+
+class Network(_Strict):
+    """Widths and strides of a U-Net expert; the early-fusion rival is `fusion_width` times as wide."""
+
+    kind: Literal["maml", "early-fusion"] = "maml"
+    head: Literal["light", "paper"] = "light"
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)
+    strides: tuple[Ints3, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    fusion_width: Annotated[int, Field(ge=1)] = 2
+
+    @model_validator(mode="after")
+    def _one_stride_a_level(self) -> Network:
+        if len(self.channels) != len(self.strides) or len(self.channels) < 2:
+            raise ValueError(
+                f"channels and strides need one entry a level and at least two levels, "
+                f"got {len(self.channels)} and {len(self.strides)}"
+            )
+        if any(stride != 1 for stride in self.strides[0]):
+            raise ValueError(f"the first stride must be [1, 1, 1], got {list(self.strides[0])}")
+        return self
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """By what each side of a patch must be divisible, voxels."""
+        x, y, z = 1, 1, 1
+        for stride in self.strides:
+            x, y, z = x * stride[0], y * stride[1], z * stride[2]
+        return x, y, z
+
+
+class Loss(_Strict):
+    """Weights of the loss terms; 0 switches a term off. `network/losses.py` explains each."""
+
+    fused: Weight = 1.0
+    experts: Weight = 0.5
+    mutual: Weight = 0.5
+    subset: Weight = 0.5
+    consistency: Weight = 0.25
+
+
+class Training(_Strict):
+    """How a model is trained; every value can be overridden on the command line or by the client."""
+
+    steps: Annotated[int, Field(ge=1)] = 500
+    batch: Annotated[int, Field(ge=1)] = 2
+    patch: Ints3 = (64, 64, 32)
+    learning_rate: Positive = 2e-3
+    foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
+    flips: tuple[bool, bool, bool] = (True, True, True)
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    loss: Loss = Loss()
+
+
+class TaskSpec(_Strict):
+    """A clinical task: its modalities, labels, and how it is learned. Axis order is X, Y, Z throughout."""
+
+    name: Name
+    title: str
+    description: str = ""
+    modalities: tuple[Modality, ...] = Field(min_length=1, max_length=8)
+    reference: str = Field(description="the modality on whose axes and extent the network works when it is there")
+    labels: tuple[Label, ...] = Field(min_length=1)
+    regions: tuple[Region, ...] = ()
+    label_files: tuple[str, ...] = ("label", "seg", "mask", "gt", "dseg")
+    conventions: dict[str, dict[int, int]] = Field({}, description="other archives' mask values -> this task's")
+    preprocess: Preprocess
+    network: Network = Network()
+    training: Training = Training()
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_count_from_one(cls, labels: tuple[Label, ...]) -> tuple[Label, ...]:
+        values = [label.value for label in labels]
+        if values != list(range(1, len(values) + 1)):
+            raise ValueError(f"label values must be 1..{len(values)} in order, each once, got {values}")
+        return labels
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> TaskSpec:
+        for what, names in (
+            ("modality", [m.name for m in self.modalities]),
+            ("label", [label.name for label in self.labels]),
+            ("region", [r.name for r in self.regions]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} name {twice[0]!r} is used more than once")
+        if self.reference not in self.modality_names:
+            raise ValueError(f"reference must be one of {list(self.modality_names)}, got {self.reference!r}")
+        known = {label.name for label in self.labels}
+        for region in self.regions:
+            unknown = sorted(set(region.labels) - known)
+            if unknown:
+                raise ValueError(
+                    f"region {region.name!r} names the unknown label {unknown[0]!r}; known: {sorted(known)}"
+                )
+        for name, mapping in self.conventions.items():
+            wrong = sorted(set(mapping.values()) - set(self.label_values))
+            if wrong or len(set(mapping.values())) != len(mapping):
+                raise ValueError(f"convention {name!r} must map each file value to one label value, got {mapping}")
+        sides = zip(self.training.patch, self.network.divisor, strict=True)
+        if any(side % divisor for side, divisor in sides):
+            raise ValueError(
+                f"training.patch {list(self.training.patch)} must be divisible by the product of network.strides, "
+                f"{list(self.network.divisor)}"
+            )
+        return self
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def label_values(self) -> dict[int, str]:
+        """Mask value -> label name, background left out."""
+        return {label.value: label.name for label in self.labels}
+
+    @property
+    def classes(self) -> int:
+        """Number of output channels K, background included."""
+        return len(self.labels) + 1
+
+    @property
+    def scored(self) -> dict[str, tuple[int, ...]]:
+        """What is scored: regions if the task has them, else its labels; name -> mask values."""
+        if not self.regions:
+            return {label.name: (label.value,) for label in self.labels}
+        value = {label.name: label.value for label in self.labels}
+        return {region.name: tuple(value[name] for name in region.labels) for region in self.regions}
+
+    @property
+    def preference(self) -> tuple[str, ...]:
+        """Modalities in the order in which they lend a case their frame: the reference, then as listed."""
+        return (self.reference, *(name for name in self.modality_names if name != self.reference))
+
+    def value_of(self, name: str) -> int | None:
+        """Mask value of a label by its name or an alias, case and separators ignored; None if unknown."""
+        key = re.sub(r"[\s_\-]+", "", name).lower()
+        for label in self.labels:
+            if key in {re.sub(r"[\s_\-]+", "", known).lower() for known in (label.name, *label.aliases)}:
+                return label.value
+        return None
+
+    def signature(self) -> str:
+        """What a checkpoint must share with the task to be usable: modalities, labels, grid and network."""
+        parts = (
+            self.name,
+            [(m.name, m.kind, m.window) for m in self.modalities],
+            [(label.name, label.value) for label in self.labels],
+            self.preprocess.spacing_mm,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def parse_task(text: str, where: str) -> TaskSpec:
+    """Validate the text of a task.yaml; `where` is named in the error.
+
+    Raises:
+        TaskSpecError: not YAML, not a mapping, or a key that is unknown, missing or wrong.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TaskSpecError(f"{where}: expected YAML, got text that does not parse: {error}") from None
+    if not isinstance(content, dict):
+        raise TaskSpecError(f"{where}: expected a mapping of keys, got {type(content).__name__}")
+    try:
+        return TaskSpec.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+            got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r:.80}"
+            lines.append(f"{where}: {key}: {item['msg']}{got}")
+        raise TaskSpecError("\n".join(lines)) from None
+
+
+def load_task(path: Path) -> TaskSpec:
+    """Read and validate a task.yaml (a folder means the task.yaml in it).
+
+    Raises:
+        TaskSpecError: the file is missing or does not validate.
+    """
+    path = path / "task.yaml" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskSpecError(f"{path}: expected a task.yaml that can be read, got: {error}") from None
+    return parse_task(text, str(path))

@@ -1,0 +1,1 @@
+"""Volumes, geometry, files, the preprocessing pipeline and augmentation."""

@@ -1,0 +1,195 @@
+"""Volumes in files: NIfTI in, NIfTI or NRRD out, every way of being broken told apart; atomic writes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from maml_app.cases.case import FileRef
+from maml_app.errors import GridError, ImageError, LabelError
+from maml_app.imaging.volume import Array, Grid, Volume
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename; on failure nothing is left.
+
+    Raises:
+        FileExistsError: `replace` is false and the file is there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the full name is the ending: libraries tell the format by the extension
+    handle, name = tempfile.mkstemp(prefix=".part-", suffix=f"-{path.name}", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        part.chmod(0o644)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if replace:
+            part.replace(path)
+        else:
+            os.link(part, path)  # fails if the name is taken, unlike a rename
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+
+    def fill(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomically(path, fill)
+
+
+def write_image(path: Path, volume: Volume) -> None:
+    """Write an image as float32 NIfTI, atomically."""
+    image = nib.Nifti1Image(np.asarray(volume.voxels, dtype=np.float32), volume.affine)
+    write_atomically(path, lambda part: nib.save(image, part))
+
+
+def _open(ref: FileRef) -> Any:
+    path = ref.path
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ImageError(f"{path}: expected a NIfTI file, got none that can be read ({error.strerror})") from None
+    if size == 0:
+        raise ImageError(f"{path}: expected a NIfTI file, got an empty file; copy it again")
+    try:
+        return nib.load(path)
+    except (
+        ImageFileError,
+        HeaderDataError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise ImageError(f"{path}: expected a NIfTI file, got something else or a damaged header ({error})") from None
+
+
+def _grid(ref: FileRef, image: Any) -> Grid:
+    shape = tuple(int(side) for side in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if ref.channel is not None:
+        if len(shape) != 4 or not 0 <= ref.channel < shape[3]:
+            raise ImageError(f"{ref.path}: expected a 4D image with channel {ref.channel}, got shape {image.shape}")
+        shape = shape[:3]
+    if len(shape) != 3 or min(shape) < 2:
+        raise ImageError(f"{ref.path}: expected a 3D image of at least 2 voxels a side, got shape {tuple(image.shape)}")
+    try:
+        return Grid((shape[0], shape[1], shape[2]), image.affine)
+    except GridError as error:
+        raise GridError(f"{ref.path}: {error}; write the file again with a valid qform or sform") from None
+
+
+def read_grid(ref: FileRef) -> Grid:
+    """Shape and affine from the header alone. Raises as `read_image`."""
+    return _grid(ref, _open(ref))
+
+
+def read_image(ref: FileRef) -> Volume:
+    """Read one 3D image as float32 with the file's scaling applied.
+
+    Raises:
+        ImageError: no NIfTI, truncated, not 3D, or voxels that are NaN or infinite.
+        GridError: the affine cannot be inverted.
+    """
+    image = _open(ref)
+    grid = _grid(ref, image)
+    kind = image.get_data_dtype()
+    if kind.kind not in "iufb":
+        raise ImageError(f"{ref.path}: expected numbers as voxels, got type {kind}")
+    try:
+        voxels = np.asarray(image.dataobj[..., ref.channel] if ref.channel is not None else image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImageError(
+            f"{ref.path}: expected {image.shape} voxels, got a truncated or damaged file ({error})"
+        ) from None
+    voxels = voxels.reshape(grid.shape)
+    wrong = int(voxels.size - np.isfinite(voxels).sum())
+    if wrong:
+        raise ImageError(f"{ref.path}: expected finite voxels, got {wrong} that are NaN or infinite")
+    return Volume(voxels, grid.affine)
+
+
+def read_label(path: Path) -> Volume:
+    """Read a label map, NIfTI or NRRD, as uint8.
+
+    Raises:
+        ImageError, GridError: as `read_image`.
+        LabelError: voxels that are no whole numbers from 0 to 255.
+    """
+    volume = _read_nrrd(path) if path.name.lower().endswith(".nrrd") else read_image(FileRef(path))
+    rounded = np.rint(volume.voxels)
+    if np.abs(volume.voxels - rounded).max() > 1e-3 or rounded.min() < 0 or rounded.max() > 255:
+        raise LabelError(
+            f"{path}: expected whole numbers from 0 to 255 as label values, got values from "
+            f"{volume.voxels.min():g} to {volume.voxels.max():g}"
+        )
+    return Volume(rounded.astype(np.uint8), volume.affine)
+
+
+def _read_nrrd(path: Path) -> Volume:
+    import nrrd  # only the server reads and writes NRRD
+
+    try:
+        voxels, header = nrrd.read(str(path))
+        directions = np.asarray(header["space directions"], dtype=np.float64)
+        flip = {"left-posterior-superior": [-1, -1, 1], "right-anterior-superior": [1, 1, 1]}[header["space"]]
+        origin = np.asarray(header["space origin"], dtype=np.float64)
+    except (nrrd.NRRDError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
+        raise ImageError(f"{path}: expected an NRRD label map in LPS or RAS space, got: {error!r}") from None
+    if voxels.ndim != 3:
+        raise ImageError(f"{path}: expected a 3D label map, got shape {voxels.shape}")
+    affine = np.eye(4)
+    affine[:3, :3] = (directions * flip).T
+    affine[:3, 3] = origin * flip
+    return Volume(np.asarray(voxels, dtype=np.float32), affine)
+
+
+def write_label(path: Path, label: Array, affine: Array, compress: bool = True, replace: bool = True) -> None:
+    """Write a label map (X, Y, Z) as uint8, atomically; .nii, .nii.gz or .nrrd by the name.
+
+    Raises:
+        ImageError: another extension.
+        FileExistsError: `replace` is false and the file is there.
+    """
+    label = np.ascontiguousarray(label, dtype=np.uint8)
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        image = nib.Nifti1Image(label, affine)
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)  # after the qform: a sheared affine survives in the sform only
+        image.header.set_xyzt_units("mm")
+        write_atomically(path, lambda part: nib.save(image, part), replace)
+    elif name.endswith(".nrrd"):
+        import nrrd
+
+        to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        header = {
+            "space": "left-posterior-superior",
+            "kinds": ["domain"] * 3,
+            "space directions": to_lps[:3, :3].T,
+            "space origin": to_lps[:3, 3],
+            "encoding": "gzip" if compress else "raw",
+        }
+        write_atomically(path, lambda part: nrrd.write(str(part), label, header), replace)
+    else:
+        raise ImageError(f"{path}: expected the extension .nii, .nii.gz or .nrrd, got {path.suffix or 'none'}")

@@ -1,0 +1,1 @@
+"""Training, evaluation, the split, the model registry and uncertainty."""

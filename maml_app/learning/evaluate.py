@@ -1,0 +1,101 @@
+"""Score a model on labelled cases under every subset of modalities, on the grid of each case's label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from maml_app.cases.case import Case, subsets
+from maml_app.cases.spec import TaskSpec
+from maml_app.imaging.geometry import restore_label
+from maml_app.imaging.preprocess import prepare, read_case_label
+from maml_app.learning.metrics import dice_scores, mean
+from maml_app.network.ensemble import SegmentationNetwork
+from maml_app.network.window import predict_subsets
+
+
+def subset_name(subset: Sequence[str]) -> str:
+    return "+".join(subset)
+
+
+def score_case(
+    network: SegmentationNetwork, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device
+) -> dict[str, dict[str, float | None]]:
+    """Dice by subset name and scored name, for every non-empty subset of the modalities that the case has."""
+    prepared = prepare(case, spec)
+    truth = read_case_label(case, spec)
+    present = [name for name in spec.modality_names if name in case.images]
+    names = list(subsets(present))
+    presences = [torch.tensor([name in subset for name in spec.modality_names], device=device) for subset in names]
+    scores = {}
+    # several subsets a pass share the experts' features; a few at a time bounds the memory
+    for start in range(0, len(names), 8):
+        part = slice(start, start + 8)
+        stacked = predict_subsets(network, prepared.images.to(device), presences[part], patch)
+        for subset, probabilities in zip(names[part], stacked, strict=True):
+            label = restore_label(probabilities, prepared.grid, truth.grid)
+            scores[subset_name(subset)] = dice_scores(label, truth.voxels, spec.scored)
+    return scores
+
+
+def evaluate(
+    network: SegmentationNetwork,
+    cases: Sequence[Case],
+    spec: TaskSpec,
+    patch: Sequence[int],
+    device: torch.device,
+    tick: Callable[[str], None] = lambda case_id: None,
+) -> dict[str, Any]:
+    """Score every case. Returns `cases` (per case), `subsets` (mean by subset and scored name), and `mean`.
+
+    A subset's row holds the cases that have all of its modalities; `mean` is over subsets, `full` all modalities.
+    """
+    per_case: dict[str, Any] = {}
+    for case in cases:
+        per_case[case.id] = score_case(network, case, spec, patch, device)
+        tick(case.id)
+    rows: dict[str, Any] = {}
+    for subset in map(subset_name, subsets(spec.modality_names)):
+        having = [scores[subset] for scores in per_case.values() if subset in scores]
+        if having:
+            by_name = {name: mean([scores[name] for scores in having]) for name in spec.scored}
+            rows[subset] = {"cases": len(having), **by_name, "mean": mean(list(by_name.values()))}
+    full = rows.get(subset_name(spec.modality_names))
+    return {
+        "subsets": rows,
+        "mean": mean([row["mean"] for row in rows.values()]),
+        "full": full["mean"] if full else None,
+        "cases": per_case,
+    }
+
+
+def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
+    """The report as Markdown tables."""
+    names = list(spec.scored)
+
+    def row(first: str, values: Sequence[float | None]) -> str:
+        return f"| {first} | " + " | ".join("–" if value is None else f"{value:.3f}" for value in values) + " |"
+
+    lines = [
+        f"# {spec.title}",
+        "",
+        f"Model `{report['model']['file']}` ({report['model']['network']}), {len(report['cases'])} cases. "
+        "Mean Dice on the grid of each label; a case without a structure, in truth and answer, is not scored for it.",
+        "",
+        "| modalities | cases | " + " | ".join([*names, "mean"]) + " |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for subset, scores in report["subsets"].items():
+        lines.append(row(f"{subset} | {scores['cases']}", [*(scores[name] for name in names), scores["mean"]]))
+    lines += [
+        row("mean over subsets |", [*([None] * len(names)), report["mean"]]),
+        "",
+        "## Cases, all their modalities",
+    ]
+    lines += ["", "| case | modalities | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for case_id, scores in report["cases"].items():
+        widest = max(scores, key=lambda subset: subset.count("+"))
+        lines.append(row(f"{case_id} | {widest}", [scores[widest][name] for name in names]))
+    return "\n".join(lines) + "\n"

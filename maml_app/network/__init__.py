@@ -1,0 +1,1 @@
+"""Networks, losses, sliding window and checkpoints. Only torch, no images."""

@@ -1,0 +1,77 @@
+"""A model in one file: weights as safetensors, and beside them, in the same file, what they are for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from maml_app.errors import ModelError
+from maml_app.network.ensemble import SegmentationNetwork, build_network
+
+FORMAT = "maml_app 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model file holds.
+
+    Attributes:
+        task: name of the task; `signature` tells whether the task has changed since.
+        modalities, classes, plan: what `build_network` needs to make the network again.
+        notes: anything else: steps, seed, cases seen, validation.
+    """
+
+    task: str
+    signature: str
+    modalities: int
+    classes: int
+    plan: dict[str, Any]
+    patch: tuple[int, int, int]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
+    """Write weights and description to exactly `path`. Not atomic: the caller hands in a temporary file."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, path, metadata={"format": FORMAT, "checkpoint": json.dumps(checkpoint.__dict__)})
+
+
+def load_checkpoint(
+    path: Path, task: str, signature: str, device: torch.device
+) -> tuple[SegmentationNetwork, Checkpoint]:
+    """Read a model for a task, ready for inference.
+
+    Raises:
+        ModelError: no file, damaged, not of this program, of another task, or of an older form of the task.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: expected a model file, got none; train one first")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: expected a model file, got a damaged or different file ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise ModelError(f"{path}: expected a model of format {FORMAT!r}, got {metadata.get('format')!r}")
+    content = json.loads(metadata["checkpoint"])
+    checkpoint = Checkpoint(**{**content, "patch": tuple(content["patch"])})
+    if checkpoint.task != task:
+        raise ModelError(f"{path}: expected a model of task {task!r}, got one of {checkpoint.task!r}")
+    if checkpoint.signature != signature:
+        raise ModelError(
+            f"{path}: expected a model of the present form of task {task!r}, got one trained before its modalities, "
+            "labels or spacing changed; train again"
+        )
+    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.plan)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: expected weights of the network it describes, got others ({error})") from None
+    return network.to(device).eval(), checkpoint

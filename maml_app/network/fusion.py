@@ -1,0 +1,80 @@
+"""Modality-aware attention: how the experts' last features become one prediction.
+
+Both heads take features F_i, a list of M tensors (B, C, X, Y, Z) that are zero where a modality is absent, and
+presence (B, M) bool; they return logits (B, K, X, Y, Z) and the attention (B, M, C, X, Y, Z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def _conv(inside: int, outside: int, size: int) -> nn.Conv3d:
+    return nn.Conv3d(inside, outside, kernel_size=size, padding=size // 2)
+
+
+def _gate(width: int) -> nn.Sequential:
+    """Conv3 -> InstanceNorm -> LeakyReLU -> Conv3 on [F_i, fused]."""
+    return nn.Sequential(
+        _conv(2 * width, width, 3), nn.InstanceNorm3d(width, affine=True), nn.LeakyReLU(0.01), _conv(width, width, 3)
+    )
+
+
+def _columns(presence: torch.Tensor) -> torch.Tensor:
+    """Presence (B, M) as (B, M, 1, 1, 1, 1), to meet features stacked at axis 1."""
+    return presence[:, :, None, None, None, None]
+
+
+class PaperHead(nn.Module):
+    """The module of Zhang et al., arXiv 2107.09842:
+
+    fused = Conv3(concat F_i);  a_i = sigmoid(Conv3(LeakyReLU(InstanceNorm(Conv3([F_i, fused])))));
+    out = Conv1(sum a_i F_i). With modalities missing the sum is scaled by M / |present|, so that its size stays.
+    """
+
+    def __init__(self, modalities: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.fuse = _conv(modalities * width, width, 3)
+        self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
+        self.out = _conv(width, classes, 1)
+
+    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        fused = self.fuse(torch.cat(list(features), dim=1))
+        gates = zip(self.gates, features, strict=True)
+        attention = torch.stack([torch.sigmoid(gate(torch.cat([f, fused], dim=1))) for gate, f in gates], dim=1)
+        attention = attention * _columns(presence)
+        share = len(features) / presence.sum(dim=1).to(attention.dtype)
+        weighted = sum(attention[:, i] * f for i, f in enumerate(features)) * share[:, None, None, None, None]
+        return self.out(weighted), attention
+
+
+class LightHead(nn.Module):
+    """The same idea for an eighth of the arithmetic: attention at half resolution, and a softmax over those present.
+
+    fused = Conv3(concat P F_i);  a = softmax over present i of U Conv3(LeakyReLU(InstanceNorm(Conv3([P F_i, fused]))));
+    out = Conv1(sum a_i F_i), with P a 2 x 2 x 2 mean and U trilinear interpolation.
+    """
+
+    def __init__(self, modalities: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.fuse = _conv(modalities * width, width, 3)
+        self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
+        self.out = _conv(width, classes, 1)
+
+    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        size = features[0].shape[2:]
+        small = [F.avg_pool3d(feature, 2, ceil_mode=True) for feature in features]
+        fused = self.fuse(torch.cat(small, dim=1))
+        gates = zip(self.gates, small, strict=True)
+        scores = [F.interpolate(gate(torch.cat([f, fused], dim=1)), size=size, mode="trilinear") for gate, f in gates]
+        scores_present = torch.stack(scores, dim=1).masked_fill(~_columns(presence), float("-inf"))
+        attention = torch.softmax(scores_present, dim=1)
+        weighted = sum(attention[:, i] * f for i, f in enumerate(features))
+        return self.out(weighted), attention
+
+
+HEADS: dict[str, type[PaperHead] | type[LightHead]] = {"paper": PaperHead, "light": LightHead}

@@ -1,0 +1,56 @@
+"""A 3D U-Net with deeply supervised heads, made of MONAI's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
+from torch import nn
+
+Stride = tuple[int, int, int]
+NORM = ("instance", {"affine": True})
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with one skip a level; two 3 x 3 x 3 convolutions a level and side.
+
+    Args:
+        in_channels: image channels.
+        classes: output channels K, background included.
+        channels: width of each level, finest first.
+        strides: downsampling from the level above, one an axis; the first is (1, 1, 1).
+    """
+
+    def __init__(self, in_channels: int, classes: int, channels: Sequence[int], strides: Sequence[Stride]) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        width = in_channels
+        for channel, stride in zip(channels, strides, strict=True):
+            self.encoder.append(UnetBasicBlock(3, width, channel, kernel_size=3, stride=stride, norm_name=NORM))
+            width = channel
+        for fine, coarse, stride in zip(channels[:-1], channels[1:], strides[1:], strict=True):
+            self.decoder.append(
+                UnetUpBlock(3, coarse, fine, kernel_size=3, stride=1, upsample_kernel_size=stride, norm_name=NORM)
+            )
+            self.heads.append(nn.Conv3d(fine, classes, kernel_size=1))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Decoder features of images (B, C, X, Y, Z), finest first; the first has the images' size."""
+        skips = []
+        for block in self.encoder:
+            images = block(images)
+            skips.append(images)
+        result = []
+        below = skips.pop()
+        for block in reversed(self.decoder):
+            below = block(below, skips.pop())
+            result.append(below)
+        return result[::-1]
+
+    def logits(self, features: Sequence[torch.Tensor], deep: bool) -> list[torch.Tensor]:
+        """Class scores (B, K, x, y, z) from the features, finest first; only the finest unless `deep`."""
+        used = features if deep else features[:1]
+        return [head(feature) for head, feature in zip(self.heads, used, strict=False)]

@@ -1,0 +1,1 @@
+"""Where cases live: adapters behind the CaseSource port."""

@@ -1,0 +1,159 @@
+"""Cases in a folder, or in a datalist JSON, and their labels: kept beside them, only ever added.
+
+<studies>/maml_labels/<case>/final-0001.nii.gz      a person's label
+<studies>/maml_labels/<case>/final-0001.json        who, when, from where
+<studies>/maml_labels/<case>/original-0001.nii.gz   a model's proposal
+<studies>/maml_labels/<case>/info.json              notes that clients left
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_app.cases.case import Case, LabelRef, check_id
+from maml_app.cases.source import FINAL
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError, LabelError, StudiesError
+from maml_app.imaging.files import read_grid, read_label, write_label, write_text
+from maml_app.imaging.preprocess import to_task_values
+from maml_app.imaging.volume import Volume
+from maml_app.stores.layouts import LABEL_STORE, read_cases
+
+TAG = re.compile(r"[A-Za-z0-9_]+")
+
+
+class FolderStore:
+    """The CaseSource of a folder of NIfTI studies. Read afresh at every call, so new files are seen at once."""
+
+    def __init__(self, studies: Path, spec: TaskSpec) -> None:
+        self.studies = studies
+        self.spec = spec
+        self.label_root = (studies if studies.is_dir() else studies.parent) / LABEL_STORE
+
+    def cases(self) -> list[Case]:
+        return [self._with_newest(case) for case in read_cases(self.studies, self.spec)]
+
+    def case(self, case_id: str) -> Case:
+        for case in read_cases(self.studies, self.spec):
+            if case.id == case_id:
+                return self._with_newest(case)
+        raise CaseError(f"expected a case in {self.studies}, got the unknown id {case_id!r}")
+
+    def resolve(self, image_id: str) -> tuple[Case, str]:
+        case_id, _, modality = image_id.partition("@")
+        case = self.case(case_id)
+        modality = modality or case.frame_modality(self.spec.preference)
+        if modality not in case.images:
+            raise CaseError(f"case {case_id}: expected one of its images {sorted(case.images)}, got {modality!r}")
+        return case, modality
+
+    def labels(self, case_id: str) -> list[LabelRef]:
+        stored = self._stored(case_id)
+        beside = next((case.label for case in read_cases(self.studies, self.spec) if case.id == case_id), None)
+        return [beside, *stored] if beside else stored
+
+    def _stored(self, case_id: str) -> list[LabelRef]:
+        found = []
+        for path in sorted((self.label_root / check_id(case_id)).glob("*.nii.gz")):
+            name = re.fullmatch(r"([A-Za-z0-9_]+)-(\d{4,})\.nii\.gz", path.name)
+            if name:
+                found.append(LabelRef(path, int(name[2]), name[1]))
+        return sorted(found, key=lambda label: (label.version, label.tag))
+
+    def _with_newest(self, case: Case) -> Case:
+        finals = [label for label in self._stored(case.id) if label.tag == FINAL]
+        return replace(case, label=finals[-1]) if finals else case
+
+    def save_label(self, case_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
+        if not TAG.fullmatch(tag):
+            raise LabelError(f"expected a label tag of letters, digits and '_', got {tag!r}")
+        case = self.case(case_id)
+        label = self._checked(case, file, info)
+        folder = self.label_root / case.id
+        version = max((one.version for one in self._stored(case.id)), default=0) + 1
+        while True:
+            ref = LabelRef(folder / f"{tag}-{version:04d}.nii.gz", version, tag)
+            try:
+                write_label(ref.path, label.voxels, label.affine, replace=False)
+                break
+            except FileExistsError:  # saved by someone else in this very moment
+                version += 1
+            except OSError as error:
+                raise StudiesError(f"{folder}: the label could not be stored, nothing was written ({error})") from None
+        values, counts = np.unique(label.voxels, return_counts=True)
+        record = {
+            "case": case.id,
+            "tag": tag,
+            "version": version,
+            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+            "volume_ml": {
+                self.spec.label_values[int(value)]: round(float(count) * label.grid.voxel_ml, 4)
+                for value, count in zip(values, counts, strict=True)
+                if value
+            },
+            "info": info,
+        }
+        self._write_json(ref.path.with_name(f"{ref.id}.json"), record)
+        return ref
+
+    def _checked(self, case: Case, file: Path, info: dict[str, Any]) -> Volume:
+        label = _renumbered(read_label(file), self.spec, info)
+        label = to_task_values(label, self.spec, f"case {case.id}, label sent")
+        grids = {name: read_grid(ref) for name, ref in case.images.items()}
+        if not any(grid.same_as(label.grid) for grid in grids.values()):
+            listed = "; ".join(f"{name} {grid}" for name, grid in grids.items())
+            raise LabelError(
+                f"case {case.id}: expected a label on the grid of one of its images ({listed}), got {label.grid}"
+            )
+        return label
+
+    def info(self, case_id: str) -> dict[str, Any]:
+        path = self.label_root / check_id(case_id) / "info.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def update_info(self, case_id: str, info: dict[str, Any]) -> None:
+        case_id = self.case(case_id).id
+        self._write_json(self.label_root / case_id / "info.json", {**self.info(case_id), **info})
+
+    @staticmethod
+    def _write_json(path: Path, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=1, default=str)
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise StudiesError(f"{path}: could not be written ({error})") from None
+
+
+def _renumbered(label: Volume, spec: TaskSpec, info: dict[str, Any]) -> Volume:
+    """Undo a viewer's own numbering: `label_info` names what each value means (Slicer counts segments 1..N).
+
+    Raises:
+        LabelError: a name that is no label of the task.
+    """
+    entries = info.get("label_info") or []
+    table = np.arange(256, dtype=np.uint8)
+    named = False
+    for position, entry in enumerate(entries if isinstance(entries, list) else []):
+        if not isinstance(entry, dict) or "name" not in entry:
+            continue
+        sent = int(entry.get("idx") or position + 1)
+        value = spec.value_of(str(entry["name"]))
+        used = bool((label.voxels == sent).any())
+        if value is None and used:
+            known = [one.name for one in spec.labels]
+            raise LabelError(f"label value {sent}: expected a segment named one of {known}, got {entry['name']!r}")
+        if value is not None:
+            table[sent] = value
+            named = True
+    return Volume(table[label.voxels], label.affine) if named else label

@@ -1,0 +1,1 @@
+"""What MONAI Label calls: datastore, infer, train and strategy tasks."""

@@ -1,0 +1,180 @@
+"""Cases as MONAI Label's datastore sees them: one "image" a case, its reference modality; `CASE@MODALITY` is any."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fastapi import HTTPException
+from monailabel.interfaces.datastore import Datastore
+
+from maml_app.cases.case import Case, FileRef, LabelRef
+from maml_app.cases.source import FINAL, CaseSource
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError
+from maml_app.imaging.files import read_image, write_image
+from maml_app.tasks.answers import answering
+
+KEPT = "studies and labels are only ever added here; to correct a label save it again, earlier versions stay"
+
+
+class CaseDatastore(Datastore):
+    """An adapter from CaseSource to MONAI Label's Datastore; it decides nothing itself."""
+
+    def __init__(self, source: CaseSource, spec: TaskSpec, studies: str) -> None:
+        self.source = source
+        self.spec = spec
+        self.studies = studies
+
+    def name(self) -> str:
+        return self.studies
+
+    def set_name(self, name: str) -> None:
+        self._refuse("the name is the studies folder")
+
+    def description(self) -> str:
+        return self.spec.title
+
+    def set_description(self, description: str) -> None:
+        self._refuse("the description is the task's title")
+
+    def _cases(self, labelled: bool | None = None) -> list[Case]:
+        with answering():
+            return [case for case in self.source.cases() if labelled is None or (case.label is not None) == labelled]
+
+    def list_images(self) -> list[str]:
+        return [case.id for case in self._cases()]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return [case.id for case in self._cases(labelled=True)]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return [case.id for case in self._cases(labelled=False)]
+
+    def datalist(self) -> list[dict[str, Any]]:
+        """Final labels and all images of their cases, as plain values."""
+        return [
+            {
+                "id": case.id,
+                "image": {name: str(ref) for name, ref in case.images.items()},
+                "label": str(case.label.path),
+            }
+            for case in self._cases(labelled=True)
+            if case.label
+        ]
+
+    def get_image(self, image_id: str, params: Any = None) -> Any:
+        return Path(self.get_image_uri(image_id)).open("rb")
+
+    def get_image_uri(self, image_id: str) -> str:
+        with answering():
+            case, modality = self.source.resolve(image_id)
+            return str(_as_file(case.images[modality]))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Notes about the case, and what it holds."""
+        with answering():
+            case, modality = self.source.resolve(image_id)
+            return {
+                **self.source.info(case.id),
+                "case": case.id,
+                "modality": modality,
+                "images": {name: f"{case.id}@{name}" for name in case.images},
+                "missing": list(case.missing(self.spec.modality_names)),
+                "labelled": case.label is not None,
+            }
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        with answering():
+            case, _ = self.source.resolve(image_id)
+            self.source.update_info(case.id, info)
+
+    def _label(self, label_id: str, tag: str) -> LabelRef:
+        """A stored label by `CASE`, its newest, or `CASE@final-0002`."""
+        case_id, _, version = label_id.partition("@")
+        for label in reversed(self.source.labels(case_id)):
+            if label.tag == tag and version in ("", label.id):
+                return label
+        raise CaseError(f"expected a label of case {case_id!r} with tag {tag!r}, got the unknown id {label_id!r}")
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        with answering():
+            case, _ = self.source.resolve(image_id)
+            return {label.tag: f"{case.id}@{label.id}" for label in self.source.labels(case.id)}
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        return self.get_labels_by_image_id(image_id).get(tag, "")
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
+        return Path(self.get_label_uri(label_id, label_tag)).open("rb")
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        with answering():
+            return str(self._label(label_id, label_tag).path)
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        with answering():
+            label = self._label(label_id, label_tag)
+            return {"id": label.id, "tag": label.tag, "version": label.version, "file": label.path.name}
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        with answering():
+            case, _ = self.source.resolve(image_id)
+            label = self.source.save_label(case.id, Path(label_filename), label_tag or FINAL, label_info or {})
+            return f"{case.id}@{label.id}"
+
+    def status(self) -> dict[str, Any]:
+        cases = self._cases()
+        tags: dict[str, int] = {}
+        for case in cases:
+            for tag in {label.tag for label in self.source.labels(case.id)}:
+                tags[tag] = tags.get(tag, 0) + 1
+        return {
+            "total": len(cases),
+            "completed": sum(case.label is not None for case in cases),
+            "label_tags": tags,
+            "incomplete": sum(bool(case.missing(self.spec.modality_names)) for case in cases),
+        }
+
+    def json(self) -> dict[str, Any]:
+        objects = {}
+        for case in self._cases():
+            labels = {label.tag: {"ext": ".nii.gz", "info": {"id": label.id}} for label in self.source.labels(case.id)}
+            objects[case.id] = {"image": {"ext": ".nii.gz", "info": self.get_image_info(case.id)}, "labels": labels}
+        return {"name": self.name(), "description": self.description(), "objects": objects}
+
+    def refresh(self) -> None:
+        """Nothing to do: the store is read afresh at every call."""
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        self._refuse("one file does not say which modality of which case it is; put it into the studies folder")
+
+    def remove_image(self, image_id: str) -> None:
+        self._refuse(KEPT)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        self._refuse(KEPT)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        self._refuse(KEPT)
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        self._refuse("archives of several images a case are not offered; copy the studies folder")
+
+    @staticmethod
+    def _refuse(why: str) -> NoReturn:
+        raise HTTPException(status_code=405, detail=f"Not done: {why}.")
+
+
+def _as_file(ref: FileRef) -> Path:
+    """A 3D file for clients: the file itself, or a channel of a 4D file, cut out once a version of the file."""
+    if ref.channel is None:
+        return ref.path
+    key = f"{ref.path.resolve()}:{ref.channel}:{ref.path.stat().st_mtime_ns}"
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.nii.gz"
+    target = Path(tempfile.gettempdir()) / "maml-channels" / name
+    if not target.is_file():
+        write_image(target, read_image(ref))
+    return target

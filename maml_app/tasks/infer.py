@@ -1,0 +1,133 @@
+"""The infer task: a proposal for a case, on the grid of the image that is on the annotator's screen."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from maml_app.cases.case import Case, FileRef
+from maml_app.cases.source import CaseSource
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError, ModelError
+from maml_app.imaging.files import write_label
+from maml_app.imaging.preprocess import from_task_values
+from maml_app.learning.predict import Model, load_model, pick_device, segment
+from maml_app.learning.registry import ModelRegistry
+from maml_app.tasks.answers import answering
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentCase(InferTask):
+    """Segments from all modalities of a case. Follows the registry: a newly published version answers at once."""
+
+    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
+        config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
+        if spec.conventions:
+            config["convention"] = ["task", *spec.conventions]
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={label.name: label.value for label in spec.labels},
+            dimension=3,
+            description=f"{spec.title}: segments from all modalities of a case ({', '.join(spec.modality_names)})",
+            config=config,
+        )
+        self.source = source
+        self.spec = spec
+        self.registry = registry
+        self._model: Model | None = None
+        self._lock = threading.Lock()
+
+    def is_valid(self) -> bool:
+        return True  # listed before the first training too, so that clients show it and get a clear answer
+
+    def get_path(self, validate: bool = True) -> str | None:
+        version = self.registry.served()
+        return str(self.registry.path(version)) if version else None
+
+    def model(self, device_name: str = "") -> Model:
+        """The served model, loaded once a version and device.
+
+        Raises:
+            ModelError: none is published yet, or its file cannot be used.
+        """
+        version = self.registry.served()
+        if version is None:
+            raise ModelError(
+                f"there is no model for {self.spec.title} yet: save some labels, then start training; "
+                "segmentations are offered from then on"
+            )
+        device = pick_device(device_name)
+        with self._lock:
+            if self._model is None or (self._model.version, self._model.device) != (version, device):
+                self._model = load_model(self.registry.path(version), self.spec, version, device)
+            return self._model
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        with answering():
+            return self._answer(request)
+
+    def _answer(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        began = time.monotonic()
+        case, asked = self._asked(request)
+        model = self.model(_choice(request, "device", ""))
+        result = segment(model, case, asked, self.spec)
+        label = result.label
+        convention = _choice(request, "convention", "task")
+        if convention != "task":
+            label = from_task_values(label, self.spec, convention)
+        extension = str(request.get("result_extension") or ".nii.gz")
+        extension = extension if extension.startswith(".") else f".{extension}"
+        file = Path(tempfile.gettempdir()) / "maml-answers" / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
+        write_label(file, label, result.grid.affine, compress=bool(request.get("result_compress", True)))
+        seconds = round(time.monotonic() - began, 2)
+        params = {
+            "label_names": {one.name: one.value for one in self.spec.labels},
+            "centroids": {
+                name: [str(self.spec.value_of(name)), *(str(round(axis)) for axis in centre)]
+                for name, centre in result.centroids.items()
+            },
+            "latencies": {"total": seconds},
+            "case": case.id,
+            "grid": asked,
+            "model_version": model.version,
+            "modalities_used": list(result.used),
+            "modalities_missing": list(result.missing),
+            "volume_ml": result.volume_ml,
+            "uncertainty": round(result.uncertainty, 4),
+        }
+        logger.info("case %s on %s: %s ml, %s s", case.id, asked, result.volume_ml, seconds)
+        return str(file), params
+
+    def _asked(self, request: dict[str, Any]) -> tuple[Case, str]:
+        image = str(request.get("image") or "")
+        upload = Path(image)
+        # a file sent with the request is kept by MONAI Label in the temporary folder; other paths are no ids
+        if upload.is_absolute() and upload.parent == Path(tempfile.gettempdir()) and upload.is_file():
+            modality = _choice(request, "grid", "reference")
+            if modality not in self.spec.modality_names:
+                raise CaseError(
+                    f'a file was sent: expected "grid" to name its modality, one of {list(self.spec.modality_names)}, '
+                    f"got {modality!r}"
+                )
+            return Case("upload", {modality: FileRef(upload)}), modality
+        case, asked = self.source.resolve(image)
+        grid = _choice(request, "grid", "reference")
+        if grid != "reference":
+            if grid not in case.images:
+                raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.images)}, got {grid!r}")
+            asked = grid
+        return case, asked
+
+
+def _choice(request: dict[str, Any], key: str, default: str) -> str:
+    """A string option; Slicer sends a list of choices back as its first item, some clients as the whole list."""
+    value = request.get(key) or default
+    return str(value[0]) if isinstance(value, list) else str(value)
