@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -67,7 +68,8 @@ class MamlApp(MONAILabelApp):
         """As MONAI Label's, but the task gets the image id, not one path: it looks up the whole case itself."""
         task = self._infers.get(str(request.get("model")))
         if task is None:
-            return dict(super().infer(request, datastore))  # MONAI Label's own answer to an unknown model
+            detail = f"expected a model of {sorted(self._infers)}, got {request.get('model')!r}"
+            raise HTTPException(status_code=404, detail=detail)
         file, params = task(copy.deepcopy(request))
         answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
         if request.get("save_label"):

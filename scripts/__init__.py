@@ -1,0 +1,1 @@
+"""Scripts of the project; see each for what it does."""
