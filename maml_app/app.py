@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class MamlApp(MONAILabelApp):
             self.source = open_studies(studies, self.spec)
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
-            sys.exit(2)
+            # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
+            os._exit(2)
         models = Path(conf.get("models") or Path(app_dir) / "model")
         self.registry = ModelRegistry(models / self.spec.name)
         super().__init__(

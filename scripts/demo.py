@@ -70,7 +70,8 @@ def serve(studies: Path | None, task: str, port: int) -> None:
         out.print("3D Slicer: install the extension MONAILabel, open its module, enter the address above, press the")
         out.print("  green arrow, then Next Sample. Train with Options > Train, or below; then Run segments the case.")
         out.print(
-            f"Train from the shell:  curl -X POST {server.url}/train/{spec.name} -H 'Content-Type: application/json' -d '{{}}'"
+            f"Train from the shell:  curl -X POST {server.url}/train/{spec.name} "
+            "-H 'Content-Type: application/json' -d '{}'"
         )
         out.print(f"Watch it:              curl {server.url}/train/")
         out.print(f"Everything else:       {server.url}/docs")
@@ -107,7 +108,7 @@ def play(studies: Path | None, task: str, port: int, steps: int, held_out: int) 
 
 
 def stage(cases: list[Case], unlabelled: set[str], spec: TaskSpec, folder: Path) -> dict[str, Path]:
-    """Copy cases to folder/studies, hiding the labels of some; every label, with the task's values, is in the result."""
+    """Copy cases to folder/studies, hiding some labels; all labels, with the task's values, are in the result."""
     truths = {}
     for case in cases:
         for name, ref in case.images.items():

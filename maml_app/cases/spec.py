@@ -29,7 +29,7 @@ class Modality(_Strict):
     name: Name
     kind: Literal["CT", "PET", "MR"]
     files: tuple[str, ...] = Field(min_length=1, description="file-name endings, without extension")
-    window: tuple[float, float] | None = Field(None, description="CT only: HU range mapped to -1..1")
+    window: tuple[float, float] | None = Field(default=None, description="CT only: HU range mapped to -1..1")
 
     @model_validator(mode="after")
     def _window_fits_kind(self) -> Modality:
@@ -60,7 +60,7 @@ class Label(_Strict):
     ]
     category: Code
     type: Code
-    aliases: tuple[str, ...] = Field((), description="other names under which viewers may send it")
+    aliases: tuple[str, ...] = Field(default=(), description="other names under which viewers may send it")
 
 
 class Region(_Strict):
@@ -139,7 +139,7 @@ class TaskSpec(_Strict):
     labels: tuple[Label, ...] = Field(min_length=1)
     regions: tuple[Region, ...] = ()
     label_files: tuple[str, ...] = ("label", "seg", "mask", "gt", "dseg")
-    conventions: dict[str, dict[int, int]] = Field({}, description="other archives' mask values -> this task's")
+    conventions: dict[str, dict[int, int]] = Field(default={}, description="other archives' mask values -> this task's")
     preprocess: Preprocess
     network: Network = Network()
     training: Training = Training()

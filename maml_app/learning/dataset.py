@@ -108,7 +108,7 @@ class PatchSource:
             centre = rng.integers(0, shape)
         # stay inside the image where it is large enough, else keep it in the middle
         start = np.where(shape > size, np.clip(centre - size // 2, 0, np.maximum(shape - size, 0)), (shape - size) // 2)
-        images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size)
+        images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size, fill=0)
         chosen = draw(rng, len(images), self.spec.training.flips, self.spec.preprocess.spacing_mm)
         return apply(
             torch.from_numpy(images.astype(np.float32)),
@@ -118,15 +118,16 @@ class PatchSource:
         )
 
 
-def _cut(voxels: Array, start: Array, size: Array) -> Array:
-    """Cut (C, X, Y, Z) from `start`, padding with the smallest value of each channel where it reaches outside."""
+def _cut(voxels: Array, start: Array, size: Array, fill: float | None = None) -> Array:
+    """Cut (C, X, Y, Z) from `start`, padding with `fill`, else each channel's lowest, where it reaches outside."""
     low, high = np.maximum(start, 0), np.minimum(start + size, voxels.shape[1:])
     inner = np.asarray(voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]])
     before, after = low - start, start + size - high
     if not (before.any() or after.any()):
         return inner
     pads = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
-    return np.stack([np.pad(channel, pads, constant_values=channel.min()) for channel in inner])
+    values = [channel.min() if fill is None else fill for channel in inner]
+    return np.stack([np.pad(one, pads, constant_values=value) for one, value in zip(inner, values, strict=True)])
 
 
 def draw_subset(presence: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -1,0 +1,72 @@
+"""What tests share: a toy task, a toy network, phantom cases at toy size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.imaging.phantom import write_cases
+from maml_app.stores.folder import FolderStore
+
+TOY = """
+name: toy
+title: Toy task
+modalities:
+  - {name: ct, kind: CT, files: [ct], window: [-160, 240]}
+  - {name: pet, kind: PET, files: [pet]}
+  - {name: mr_t1, kind: MR, files: [mr_t1, t1]}
+reference: ct
+labels:
+  - name: organ
+    value: 1
+    colour: [0, 255, 0]
+    category: {value: "123037004", meaning: Anatomical Structure}
+    type: {value: "10200004", meaning: Liver}
+  - name: lesion
+    value: 2
+    colour: [255, 0, 0]
+    category: {value: "49755003", meaning: Morphologically Altered Structure}
+    type: {value: "108369006", meaning: Neoplasm}
+    aliases: [tumour]
+conventions:
+  theirs: {1: 1, 4: 2}
+preprocess: {spacing_mm: [8.0, 8.0, 8.0]}
+network: {channels: [4, 6], strides: [[1, 1, 1], [2, 2, 2]]}
+training: {steps: 3, batch: 2, patch: [16, 16, 16]}
+"""
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(1)  # toy sizes: threads would only wait for each other
+
+
+@pytest.fixture(scope="session")
+def spec() -> TaskSpec:
+    return parse_task(TOY, "toy.yaml")
+
+
+@pytest.fixture
+def studies(tmp_path: Path, spec: TaskSpec) -> Path:
+    """Five small cases, the first four labelled; the fourth lacks ct."""
+    folder = tmp_path / "studies"
+    write_cases(folder, spec, count=5, seed=3, size=20, labelled=4)
+    return folder
+
+
+@pytest.fixture
+def store(studies: Path, spec: TaskSpec) -> FolderStore:
+    return FolderStore(studies, spec)
+
+
+def real(name: str) -> Path:
+    """A folder of the real data that may lie beside a checkout; the test is skipped, saying so, where it does not."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"real data are not at {folder}")
+    return folder

@@ -1,0 +1,201 @@
+"""The loop through a real server process with the real client, on the phantom."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
+
+from maml_app.cases.case import FileRef
+from maml_app.cases.spec import parse_task
+from maml_app.imaging.files import read_image, read_label
+from maml_app.imaging.phantom import make_case, write_cases
+from maml_app.imaging.volume import Grid
+from scripts.server import ROOT, Server
+from tests.conftest import TOY
+
+
+@dataclass
+class Running:
+    client: MONAILabelClient
+    server: Server
+    studies: Path
+    models: Path
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server")
+    spec = parse_task(TOY, "toy")
+    write_cases(folder / "studies", spec, count=6, seed=3, size=20, labelled=4)
+    (folder / "studies" / "task.yaml").write_text(TOY)
+    with Server(folder / "studies", folder / "server.log", conf={"models": str(folder / "models")}) as server:
+        client = MONAILabelClient(server.url, str(folder))
+        yield Running(client, server, folder / "studies", folder / "models")
+
+
+def grid_of(running: Running, case: str, modality: str) -> Grid:
+    return read_image(FileRef(running.studies / case / f"{modality}.nii.gz")).grid
+
+
+def train(running: Running, **params: Any) -> dict[str, Any]:
+    running.client.train_start("toy", {"steps": 2, **params})
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        status = running.client.train_status()
+        if status["status"] not in ("SUBMITTED", "RUNNING"):
+            return dict(status)
+        time.sleep(0.5)
+    raise AssertionError(f"training did not end: {running.server.tail()}")
+
+
+def test_the_loop(running: Running) -> None:
+    """info -> next -> infer -> save -> train -> infer, in one go, as an annotator would."""
+    client = running.client
+    info = client.info()
+    assert info["labels"] == ["organ", "lesion"]
+    model = info["models"]["toy"]
+    assert (model["type"], model["labels"]) == ("segmentation", {"organ": 1, "lesion": 2})
+    assert "config" not in info
+    assert set(info["strategies"]) >= {"random", "first"}
+    assert info["datastore"]["completed"] == 4
+    assert info["train_stats"] == {"toy": {}}
+
+    sample = client.next_sample("first", {})
+    assert sample["id"] == "phantom_004"
+    assert Path(sample["path"]).is_file()
+    with pytest.raises(MONAILabelClientException, match="there is no model for Toy task yet"):
+        client.infer("toy", sample["id"], {})
+
+    truth = make_case(parse_task(TOY, "toy"), 3, 4, 20).label
+    sent = running.studies.parent / "sent.nii.gz"
+    shutil.copy(write(truth.voxels, truth.affine, sent), sent.with_name("copy.nii.gz"))
+    saved = client.save_label(sample["id"], str(sent), params={"label_info": [{"name": "organ"}, {"name": "lesion"}]})
+    assert saved == {"image": "phantom_004", "label": "phantom_004@final-0001"}
+    assert client.next_sample("random", {})["id"] == "phantom_005"
+
+    status = train(running)
+    assert status["status"] == "DONE", status
+    lines = "\n".join(status["details"])
+    assert "5 of 6 cases have a final label" in lines
+    assert "train 2/2: loss" in lines
+    assert "published v0001" in lines
+
+    for modality in ("ct", "pet", "mr_t1"):
+        file, params = client.infer("toy", f"phantom_005@{modality}", {"result_extension": ".nrrd"})
+        assert file.endswith(".nrrd")
+        assert read_label(Path(file)).grid.same_as(grid_of(running, "phantom_005", modality))
+        assert (params["model_version"], params["modalities_missing"]) == ("v0001", [])
+    assert client.info()["train_stats"]["toy"]["version"] == "v0001"
+
+    # saved again: both versions stay, and the next training takes the newest
+    assert client.save_label("phantom_004", str(sent))["label"] == "phantom_004@final-0002"
+    stored = sorted(path.name for path in (running.studies / "maml_labels" / "phantom_004").glob("*.nii.gz"))
+    assert stored == ["final-0001.nii.gz", "final-0002.nii.gz"]
+    assert train(running)["status"] == "DONE"
+    _, params = client.infer("toy", "phantom_003", {"save_label": True})
+    assert (params["model_version"], params["modalities_missing"]) == ("v0002", ["ct"])
+    report = json.loads((running.models / "toy" / "v0002" / "report.json").read_text())
+    assert report["warm_start"] is True
+    assert {**report["trained_on"], **report["validated_on"]}["phantom_004"] == "final-0002"
+    # a proposal that was stored is no label
+    assert (running.studies / "maml_labels" / "phantom_003" / "original-0001.nii.gz").is_file()
+    assert client.info()["datastore"]["completed"] == 5
+
+
+def write(voxels: Any, affine: Any, path: Path) -> Path:
+    from maml_app.imaging.files import write_label
+
+    write_label(path, voxels, affine)
+    return path
+
+
+def request(running: Running, method: str, path: str) -> tuple[int, str]:
+    call = urllib.request.Request(running.server.url + path, method=method)
+    try:
+        with urllib.request.urlopen(call, timeout=60) as answer:
+            return answer.status, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("GET", "/datastore/image?image=../../etc/passwd", 404, "unknown id"),
+        ("GET", "/datastore/image/info?image=nobody", 404, "unknown id 'nobody'"),
+        ("GET", "/datastore/label?label=phantom_000&tag=../x", 404, "expected a label"),
+        ("DELETE", "/datastore/label?id=phantom_000&tag=final", 405, "labels are only ever added"),
+        ("DELETE", "/datastore/image?id=phantom_000", 405, "labels are only ever added"),
+        ("POST", "/infer/nosuch?image=phantom_000", 404, "expected a model of ['toy'], got 'nosuch'"),
+        ("POST", "/infer/toy?image=nobody", 404, "unknown id 'nobody'"),
+        ("POST", "/infer/toy?image=%2Fetc%2Fpasswd", 404, "unknown id '/etc/passwd'"),
+    ],
+)
+def test_mistakes_are_answered_and_the_server_stays(
+    running: Running, method: str, path: str, status: int, message: str
+) -> None:
+    got, body = request(running, method, path)
+    assert (got, message in body) == (status, True), body
+    assert request(running, "GET", "/info/")[0] == 200
+
+
+def test_what_is_no_label_is_refused_and_nothing_written(running: Running, tmp_path: Path) -> None:
+    def stored() -> list[str]:
+        return sorted(str(path) for path in running.studies.rglob("*"))
+
+    before = stored()
+    text = tmp_path / "label.nii.gz"
+    text.write_text('{"detail": "Internal Server Error"}')
+    with pytest.raises(MONAILabelClientException, match="expected a NIfTI file"):
+        running.client.save_label("phantom_005", str(text))
+    other = write(np.ones((5, 5, 5)), np.eye(4), tmp_path / "other.nii.gz")
+    with pytest.raises(MONAILabelClientException, match="expected a label on the grid of one of its images"):
+        running.client.save_label("phantom_005", str(other))
+    with pytest.raises(MONAILabelClientException, match="expected a label tag"):
+        running.client.save_label("phantom_005", str(other), tag="../../x")
+    assert stored() == before
+
+
+def test_a_training_that_cannot_start_gives_its_reason(running: Running) -> None:
+    status = train(running, steps="many")
+    assert status["status"] == "ERROR"
+    assert any("Training failed: steps: expected a whole number, got 'many'" in line for line in status["details"])
+    assert not any("Traceback" in line for line in status["details"])
+
+
+def test_a_server_that_cannot_start_gives_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["monailabel", "start_server", "--app", "maml_app", "--studies", str(tmp_path / "studies")]
+    done = subprocess.run(
+        [*command, "--host", "127.0.0.1", "--port", "0"],
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    printed = done.stdout + done.stderr
+    assert "expected files that match one of the tasks" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("app", ["apps/brats_mr", "apps/liver_multiphase_ct", "apps/sarcoma_pet_ct_mr"])
+def test_each_shipped_app_serves_its_own_task(tmp_path: Path, app: str) -> None:
+    """The app's folder holds the task; the studies alone would not tell."""
+    name = Path(app).name
+    (tmp_path / "studies").mkdir()
+    with Server(tmp_path / "studies", tmp_path / "log", app=app, conf={"models": str(tmp_path)}) as server:
+        assert list(MONAILabelClient(server.url).info()["models"]) == [name]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from maml_app.errors import ModelError
+from maml_app.learning import registry as module
+from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import Checkpoint, load_checkpoint
+from maml_app.network.ensemble import build_network
+
+PLAN = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+CHECKPOINT = Checkpoint("toy", "abc", 2, 2, PLAN, (8, 8, 8))
+
+
+def network(seed: int = 0):  # type: ignore[no-untyped-def]
+    torch.manual_seed(seed)
+    return build_network(2, 2, PLAN)
+
+
+def test_versions_count_up_and_the_last_published_is_served(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "toy")
+    assert registry.served() is None
+    assert registry.versions() == []
+    assert registry.publish(network(), CHECKPOINT, {"steps": 1}) == "v0001"
+    assert registry.publish(network(), CHECKPOINT, {"steps": 2}) == "v0002"
+    assert (registry.versions(), registry.served()) == (["v0001", "v0002"], "v0002")
+    assert registry.report("v0002") == {"steps": 2}
+    load_checkpoint(registry.path("v0001"), "toy", "abc", torch.device("cpu"))
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["served", "v0001", "v0002"]
+
+
+def test_a_failed_publish_leaves_the_served_version_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ModelRegistry(tmp_path)
+    registry.publish(network(), CHECKPOINT, {})
+
+    def full(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(module, "save_checkpoint", full)
+    with pytest.raises(ModelError, match="No space left on device"):
+        registry.publish(network(), CHECKPOINT, {})
+    assert registry.served() == "v0001"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["served", "v0001"]
+
+
+def test_a_pointer_to_nothing_or_a_stray_folder_is_not_served(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    (tmp_path / "v0007").mkdir()
+    (tmp_path / "served").write_text("v0007")
+    assert registry.served() is None
+    assert registry.report("v0007") == {}
+
+
+def test_readers_always_find_a_whole_version_while_others_are_published(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    registry.publish(network(), CHECKPOINT, {})
+    done = threading.Event()
+    seen: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            version = registry.served()
+            assert version is not None
+            load_checkpoint(registry.path(version), "toy", "abc", torch.device("cpu"))
+            seen.append(version)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for seed in range(8):
+        registry.publish(network(seed), CHECKPOINT, {})
+    done.set()
+    reader.join()
+    assert seen
+    assert registry.served() == "v0009"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from maml_app.cases.case import subsets
+from maml_app.network.ensemble import EarlyFusion, MamlEnsemble, SegmentationNetwork, build_network
+
+PLAN: dict[str, Any] = {
+    "kind": "maml",
+    "head": "light",
+    "channels": [4, 6, 8],
+    "strides": [(1, 1, 1), (2, 2, 1), (2, 2, 2)],
+    "fusion_width": 2,
+}
+PLANS = [PLAN, {**PLAN, "head": "paper"}, {**PLAN, "kind": "early-fusion"}]
+IMAGES = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+ALL = torch.ones(2, 3, dtype=torch.bool)
+
+
+def network(plan: dict[str, Any]) -> SegmentationNetwork:
+    torch.manual_seed(0)
+    return build_network(3, 2, plan).eval()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_subset_gives_a_finite_answer(plan: dict[str, Any]) -> None:
+    net = network(plan)
+    for subset in subsets("012"):
+        presence = torch.zeros_like(ALL)
+        presence[:, [int(index) for index in subset]] = True
+        logits = net(IMAGES, presence).fused[0]
+        assert logits.shape == (2, 2, 16, 8, 8)
+        assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_what_absent_images_hold_does_not_matter(plan: dict[str, Any]) -> None:
+    net = network(plan)
+    presence = torch.tensor([[True, False, True], [False, True, True]])
+    other = IMAGES.clone()
+    other[0, 1], other[1, 0] = 99.0, float("nan") if plan["kind"] == "maml" else -50.0
+    assert torch.allclose(net(IMAGES, presence).fused[0], net(other, presence).fused[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_row_does_not_depend_on_its_neighbours(plan: dict[str, Any]) -> None:
+    """Rows with different modalities in one batch answer as they do alone."""
+    net = network(plan)
+    presence = torch.tensor([[True, False, True], [False, True, True]])
+    together = net(IMAGES, presence).fused[0]
+    for row in range(2):
+        alone = net(IMAGES[row : row + 1], presence[row : row + 1]).fused[0]
+        assert torch.allclose(together[row], alone[0], atol=1e-4)
+
+
+def test_absent_experts_are_not_run() -> None:
+    net = network(PLAN)
+    assert isinstance(net, MamlEnsemble)
+    rows_seen: dict[int, int] = {}
+
+    def count(index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[torch.Tensor], output: Any) -> None:
+            rows_seen[index] = args[0].shape[0]
+
+        return hook
+
+    for index, expert in enumerate(net.experts):
+        expert.encoder[0].register_forward_hook(count(index))  # type: ignore[union-attr,operator,index]
+    net(IMAGES, torch.tensor([[True, False, True], [False, False, True]]))
+    assert rows_seen == {0: 1, 2: 2}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_each_subset_is_what_a_pass_of_its_own_gives(plan: dict[str, Any]) -> None:
+    net = network(plan)
+    presences = [torch.tensor([[True, False, False]] * 2), torch.tensor([[True, True, False]] * 2), ALL]
+    for presence, logits in zip(presences, net.each_subset(IMAGES, presences), strict=True):
+        assert torch.allclose(logits, net(IMAGES, presence).fused[0], atol=1e-4)
+
+
+def test_training_outputs_have_deep_supervision_and_a_subset() -> None:
+    net = network(PLAN).train()
+    subset = torch.tensor([[True, False, False], [False, True, True]])
+    outputs = net(IMAGES, ALL, subset)
+    assert outputs.subset is not None
+    assert torch.allclose(outputs.subset, net(IMAGES, subset).fused[0], atol=1e-4)
+    assert sorted(outputs.experts) == [0, 1, 2]
+    assert [tuple(level.shape[2:]) for level in outputs.experts[0][1]] == [(16, 8, 8), (8, 4, 8)]
+    rival = network(PLANS[2]).train()
+    assert torch.allclose(rival(IMAGES, ALL, subset).fused[0], rival(IMAGES, subset).fused[0], atol=1e-5)
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    for plan in PLANS:
+        net = network(plan).train()
+        outputs = net(IMAGES, ALL, ALL)
+        total = sum(level.square().mean() for level in outputs.fused)
+        total = total + sum(level.square().mean() for _, levels in outputs.experts.values() for level in levels)
+        total.backward()
+        assert all(parameter.grad is not None for parameter in net.parameters()), plan
+
+
+def test_early_fusion_is_as_wide_as_asked() -> None:
+    net = network(PLANS[2])
+    assert isinstance(net, EarlyFusion)
+    assert net.unet.heads[0].in_channels == 8

@@ -1,0 +1,70 @@
+"""The heads against the formulas, written out anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maml_app.network.fusion import LightHead, PaperHead
+
+B, M, C, K = 2, 3, 4, 2
+
+
+def features(seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(B, C, 6, 5, 4, generator=generator) for _ in range(M)]
+
+
+def transcribed(head: PaperHead, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """arXiv 2107.09842, written with functionals and the head's parameters by name."""
+    p = dict(head.named_parameters())
+    fused = F.conv3d(torch.cat(inputs, 1), p["fuse.weight"], p["fuse.bias"], padding=1)
+    total = torch.zeros_like(inputs[0])
+    for i, f in enumerate(inputs):
+        x = F.conv3d(torch.cat([f, fused], 1), p[f"gates.{i}.0.weight"], p[f"gates.{i}.0.bias"], padding=1)
+        mean, var = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), unbiased=False, keepdim=True)
+        x = (x - mean) / torch.sqrt(var + 1e-5)
+        x = x * p[f"gates.{i}.1.weight"].view(1, -1, 1, 1, 1) + p[f"gates.{i}.1.bias"].view(1, -1, 1, 1, 1)
+        x = torch.where(x > 0, x, 0.01 * x)
+        a = 1 / (1 + torch.exp(-F.conv3d(x, p[f"gates.{i}.3.weight"], p[f"gates.{i}.3.bias"], padding=1)))
+        total = total + a * f
+    return F.conv3d(total, p["out.weight"], p["out.bias"])
+
+
+def test_paper_head_is_the_papers_equation() -> None:
+    torch.manual_seed(1)
+    head = PaperHead(M, C, K)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    inputs = features()
+    logits, attention = head(inputs, torch.ones(B, M, dtype=torch.bool))
+    assert torch.allclose(logits, transcribed(head, inputs), atol=1e-4)
+    assert attention.shape == (B, M, C, 6, 5, 4)
+
+
+@pytest.mark.parametrize("kind", [PaperHead, LightHead])
+def test_absent_modalities_get_no_attention(kind: type[PaperHead] | type[LightHead]) -> None:
+    head = kind(M, C, K)
+    presence = torch.tensor([[True, False, True], [False, True, False]])
+    inputs = [f * presence[:, i, None, None, None, None] for i, f in enumerate(features())]
+    logits, attention = head(inputs, presence)
+    assert torch.isfinite(logits).all()
+    assert not attention[0, 1].any()
+    assert not attention[1, 0].any()
+    assert not attention[1, 2].any()
+
+
+def test_light_attention_sums_to_one_over_those_present() -> None:
+    head = LightHead(M, C, K)
+    presence = torch.tensor([[True, True, True], [True, False, True]])
+    attention = head(features(), presence)[1]
+    assert torch.allclose(attention.sum(dim=1), torch.ones(B, C, 6, 5, 4), atol=1e-5)
+
+
+def test_a_single_modality_passes_the_light_head_unweighted() -> None:
+    head = LightHead(M, C, K)
+    presence = torch.tensor([[False, True, False]] * B)
+    inputs = [f * presence[:, i, None, None, None, None] for i, f in enumerate(features())]
+    assert torch.allclose(head(inputs, presence)[0], head.out(inputs[1]), atol=1e-5)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from maml_app.network.ensemble import Outputs
+from maml_app.network.losses import MutualLearningLoss, foreground_kl
+
+WEIGHTS = {"fused": 1.0, "experts": 0.5, "mutual": 0.5, "subset": 0.5, "consistency": 0.25}
+
+
+def certain(truth: torch.Tensor, size: float = 20.0) -> torch.Tensor:
+    """Logits that are sure of the truth (B, X, Y, Z) of two classes."""
+    return torch.stack([(truth == value) * size for value in (0, 1)], dim=1).float()
+
+
+TRUTH = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+TRUTH[:, 2:5, 2:6, 3:7] = 1
+ROWS = torch.tensor([True])
+
+
+def test_kl_has_its_analytic_value_over_the_foreground() -> None:
+    # teacher (1/2, 1/2) against student (1/4, 3/4): ln 2 - (ln 3) / 2 at every foreground voxel
+    student = torch.zeros(1, 2, 8, 8, 8)
+    student[:, 1] = math.log(3)
+    teacher = torch.zeros(1, 2, 8, 8, 8)
+    assert float(foreground_kl(student, teacher, TRUTH)) == pytest.approx(math.log(2) - math.log(3) / 2, abs=1e-5)
+    # background voxels alone do not count
+    mixed = torch.where((TRUTH > 0)[:, None], teacher, student)
+    assert float(foreground_kl(mixed, teacher, TRUTH)) == pytest.approx(0, abs=1e-6)
+    assert float(foreground_kl(student, teacher, TRUTH * 0)) == 0
+
+
+def test_agreement_costs_nothing_and_a_perfect_answer_almost_nothing() -> None:
+    logits = certain(TRUTH)
+    outputs = Outputs([logits], logits, {0: (ROWS, [logits])})
+    terms = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
+    assert set(terms) == {*WEIGHTS, "total"}
+    assert float(terms["total"]) < 1e-3
+    assert float(terms["mutual"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_wrong_answer_costs() -> None:
+    wrong = certain(1 - TRUTH)
+    terms = MutualLearningLoss(WEIGHTS)(Outputs([wrong]), TRUTH)
+    assert float(terms["fused"]) > 10
+    assert set(terms) == {"fused", "total"}
+
+
+@pytest.mark.parametrize("term", ["experts", "mutual", "subset", "consistency"])
+def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
+    logits = certain(TRUTH, 1.0)
+    outputs = Outputs([logits], -logits, {0: (ROWS, [-logits])})
+    full = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
+    less = MutualLearningLoss({**WEIGHTS, term: 0.0})(outputs, TRUTH)
+    assert term not in less
+    assert float(less["total"]) == pytest.approx(float(full["total"] - full[term]), rel=1e-5)
+
+
+def test_experts_learn_from_the_fused_prediction_but_not_the_other_way() -> None:
+    fused = certain(TRUTH, 3.0).requires_grad_()
+    expert = torch.zeros_like(fused).requires_grad_()
+    part = torch.zeros_like(fused).requires_grad_()
+    outputs = Outputs([fused], part, {0: (ROWS, [expert])})
+    terms = MutualLearningLoss({**WEIGHTS, "fused": 0.0, "experts": 0.0, "subset": 0.0})(outputs, TRUTH)
+    terms["total"].backward()
+    assert expert.grad is not None
+    assert expert.grad.abs().sum() > 0
+    assert part.grad is not None
+    assert part.grad.abs().sum() > 0
+    assert fused.grad is None or float(fused.grad.abs().sum()) == 0
+
+
+def test_experts_are_scored_on_their_own_rows() -> None:
+    truth = torch.cat([TRUTH, 1 - TRUTH])
+    right_for_second = certain(1 - TRUTH)
+    outputs = Outputs([certain(truth)], None, {1: (torch.tensor([False, True]), [right_for_second])})
+    assert float(MutualLearningLoss(WEIGHTS)(outputs, truth)["experts"]) < 1e-3
+
+
+def test_deep_levels_weigh_half_of_the_finer_one() -> None:
+    right, small = certain(TRUTH), certain(TRUTH[:, ::2, ::2, ::2])
+    wrong_small = MutualLearningLoss(WEIGHTS)(Outputs([right, -small]), TRUTH)["fused"]
+    wrong_large = MutualLearningLoss(WEIGHTS)(Outputs([-right, small]), TRUTH)["fused"]
+    assert float(wrong_large / wrong_small) == pytest.approx(2, rel=0.25)

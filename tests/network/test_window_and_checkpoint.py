@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maml_app.errors import ModelError
+from maml_app.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from maml_app.network.ensemble import build_network
+from maml_app.network.window import predict, predict_subsets
+from tests.network.test_ensemble import PLAN
+
+CPU = torch.device("cpu")
+IMAGES = torch.randn(3, 21, 13, 9, generator=torch.Generator().manual_seed(0))
+CHECKPOINT = Checkpoint("toy", "abc", 3, 2, PLAN, (16, 8, 8), {"seed": 4})
+
+
+def test_windows_cover_images_of_any_size_with_probabilities() -> None:
+    net = build_network(3, 2, PLAN)
+    presence = torch.tensor([True, False, True])
+    for images in (IMAGES, IMAGES[:, :5, :5, :5]):
+        result = predict(net, images, presence, (16, 8, 8))
+        assert result.shape == (2, *images.shape[1:])
+        assert torch.allclose(result.sum(dim=0), torch.ones(images.shape[1:]), atol=1e-4)
+
+
+def test_subsets_in_one_go_are_the_single_answers() -> None:
+    net = build_network(3, 2, PLAN)
+    presences = [torch.tensor([True, False, True]), torch.tensor([True, True, True])]
+    stacked = predict_subsets(net, IMAGES, presences, (16, 8, 8))
+    assert stacked.shape == (2, 2, 21, 13, 9)
+    for presence, one in zip(presences, stacked, strict=True):
+        assert torch.allclose(one, predict(net, IMAGES, presence, (16, 8, 8)), atol=1e-4)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, build_network(3, 2, PLAN), CHECKPOINT)
+    return path
+
+
+def test_a_model_comes_back_as_saved(tmp_path: Path) -> None:
+    net = build_network(3, 2, PLAN).eval()
+    save_checkpoint(tmp_path / "m", net, CHECKPOINT)
+    loaded, checkpoint = load_checkpoint(tmp_path / "m", "toy", "abc", CPU)
+    assert checkpoint == replace(CHECKPOINT, plan=checkpoint.plan)
+    presence = torch.tensor([True, True, True])
+    assert torch.equal(predict(net, IMAGES, presence, (16, 8, 8)), predict(loaded, IMAGES, presence, (16, 8, 8)))
+
+
+def test_models_of_other_tasks_are_refused(model: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.safetensors: expected a model of task 'liver', got one of 'toy'"):
+        load_checkpoint(model, "liver", "abc", CPU)
+    with pytest.raises(ModelError, match="expected a model of the present form of task 'toy'"):
+        load_checkpoint(model, "toy", "xyz", CPU)
+
+
+def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a model file, got none; train one first"):
+        load_checkpoint(tmp_path / "nothing", "toy", "abc", CPU)
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="got a damaged or different file"):
+        load_checkpoint(model, "toy", "abc", CPU)
+    save_file({"a": torch.ones(1)}, model)
+    with pytest.raises(ModelError, match="expected a model of format 'maml_app 1', got None"):
+        load_checkpoint(model, "toy", "abc", CPU)
+    save_checkpoint(model, build_network(2, 2, PLAN), CHECKPOINT)
+    with pytest.raises(ModelError, match="expected weights of the network it describes"):
+        load_checkpoint(model, "toy", "abc", CPU)

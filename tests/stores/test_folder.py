@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from maml_app.cases.case import FileRef
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
+from maml_app.imaging.files import read_image, read_label, write_label
+from maml_app.imaging.volume import Array
+from maml_app.stores.folder import FolderStore
+
+
+def drawn(
+    store: FolderStore, tmp_path: Path, case_id: str = "phantom_004", modality: str = "ct", value: int = 2
+) -> Path:
+    """A small label on a modality's grid, as a client would send it."""
+    grid = read_image(store.case(case_id).images[modality]).grid
+    label = np.zeros(grid.shape, np.uint8)
+    label[2:5, 3:4, 1:2] = value
+    path = tmp_path / f"sent-{modality}-{value}.nii.gz"
+    write_label(path, label, grid.affine)
+    return path
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_image_ids_name_a_case_or_one_of_its_images(store: FolderStore) -> None:
+    assert store.resolve("phantom_000")[1] == "ct"
+    assert store.resolve("phantom_003")[1] == "pet"  # lacks ct: the next modality lends the frame
+    assert store.resolve("phantom_000@mr_t1")[1] == "mr_t1"
+    with pytest.raises(CaseError, match=r"case phantom_003: expected one of its images \['mr_t1', 'pet'\], got 'ct'"):
+        store.resolve("phantom_003@ct")
+    for wrong in ("nobody", "../phantom_000", "", "/etc/passwd"):
+        with pytest.raises(CaseError, match="got the unknown id"):
+            store.resolve(wrong)
+
+
+def test_a_label_beside_the_images_is_the_first_final_one(store: FolderStore) -> None:
+    label = store.case("phantom_000").label
+    assert label is not None
+    assert (label.id, label.path.name) == ("final-0000", "label.nii.gz")
+    assert store.case("phantom_004").label is None
+
+
+def test_saving_adds_versions_and_keeps_every_earlier_one(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+    before = snapshot(studies)
+    first = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=1), "final", {"client_id": "x"})
+    second = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=2), "final", {})
+    assert [label.id for label in store.labels("phantom_000")] == ["final-0000", "final-0001", "final-0002"]
+    assert store.case("phantom_000").label == second
+    assert set(np.unique(read_label(first.path).voxels)) == {0, 1}
+    assert before.items() <= snapshot(studies).items()
+    record = json.loads(first.path.with_name("final-0001.json").read_text())
+    assert (record["case"], record["version"], record["info"]) == ("phantom_000", 1, {"client_id": "x"})
+    assert record["volume_ml"].keys() == {"organ"}
+
+
+def test_a_proposal_never_counts_as_a_label(store: FolderStore, tmp_path: Path) -> None:
+    store.save_label("phantom_004", drawn(store, tmp_path), "original", {})
+    assert store.case("phantom_004").label is None
+    assert [label.tag for label in store.labels("phantom_004")] == ["original"]
+
+
+def test_an_empty_label_is_a_label(store: FolderStore, tmp_path: Path) -> None:
+    saved = store.save_label("phantom_004", drawn(store, tmp_path, value=0), "final", {})
+    assert store.case("phantom_004").label == saved
+    assert not read_label(saved.path).voxels.any()
+
+
+@pytest.mark.parametrize("modality", ["ct", "pet", "mr_t1"])
+def test_a_label_may_lie_on_any_of_the_cases_grids(store: FolderStore, tmp_path: Path, modality: str) -> None:
+    saved = store.save_label("phantom_004", drawn(store, tmp_path, modality=modality), "final", {})
+    assert read_label(saved.path).grid.same_as(read_image(store.case("phantom_004").images[modality]).grid)
+
+
+def test_slicers_own_numbers_are_mapped_by_name(store: FolderStore, tmp_path: Path) -> None:
+    """Slicer exports its segments as 1..N in segment order and sends their names."""
+    sent = drawn(store, tmp_path, value=1)
+    saved = store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "Tumour", "idx": 1}]})
+    assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+    saved = store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "lesion"}, {"name": "organ"}]})
+    assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+    with pytest.raises(LabelError, match=r"label value 1: expected .* one of \['organ', 'lesion'\], got 'bone'"):
+        store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "bone", "idx": 1}]})
+
+
+def test_other_conventions_are_stored_as_the_tasks(store: FolderStore, tmp_path: Path) -> None:
+    saved = store.save_label("phantom_004", drawn(store, tmp_path, value=4), "final", {})
+    assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+
+
+def moved(path: Path) -> Array:
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[:3, 3] += 7
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+    return np.asarray(affine)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda path: path.write_text('{"detail": "Internal Server Error"}'), ImageError, "expected a NIfTI file"),
+        (lambda path: path.write_bytes(b""), ImageError, "got an empty file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), ImageError, "damaged"),
+        (moved, LabelError, "case phantom_004: expected a label on the grid of one of its images"),
+    ],
+)
+def test_what_is_no_label_of_the_case_is_refused_and_nothing_written(
+    store: FolderStore,
+    studies: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    sent = drawn(store, tmp_path)
+    damage(sent)
+    before = snapshot(studies)
+    with pytest.raises(error, match=message):
+        store.save_label("phantom_004", sent, "final", {})
+    assert snapshot(studies) == before
+
+
+@pytest.mark.parametrize(("case_id", "tag"), [("../x", "final"), ("phantom_004", "../../x"), ("phantom_004", "a/b")])
+def test_ids_and_tags_cannot_leave_the_store(
+    store: FolderStore, studies: Path, tmp_path: Path, case_id: str, tag: str
+) -> None:
+    sent, before = drawn(store, tmp_path), snapshot(tmp_path)
+    with pytest.raises((CaseError, LabelError), match="expected"):
+        store.save_label(case_id, sent, tag, {})
+    with pytest.raises(CaseError):
+        store.update_info("../x", {})
+    assert snapshot(tmp_path) == before
+
+
+def test_values_outside_the_task_are_refused(store: FolderStore, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"case phantom_004, label sent: expected label values of .*got \[9\]"):
+        store.save_label("phantom_004", drawn(store, tmp_path, value=9), "final", {})
+
+
+def test_labels_saved_at_once_all_survive(store: FolderStore, tmp_path: Path) -> None:
+    sent = drawn(store, tmp_path)
+    threads = [
+        threading.Thread(target=store.save_label, args=("phantom_004", sent, "final", {"number": number}))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    labels = store.labels("phantom_004")
+    assert [label.version for label in labels] == list(range(1, 9))
+    records = [json.loads(label.path.with_name(f"{label.id}.json").read_text()) for label in labels]
+    assert sorted(record["info"]["number"] for record in records) == list(range(8))
+
+
+def test_a_store_that_cannot_be_written_says_so(store: FolderStore, studies: Path, tmp_path: Path) -> None:
+    (studies / "maml_labels").write_text("a file where the folder should be")
+    with pytest.raises(StudiesError, match="the label could not be stored, nothing was written"):
+        store.save_label("phantom_004", drawn(store, tmp_path), "final", {})
+
+
+def test_notes_are_merged_and_new_files_are_seen_at_once(store: FolderStore, studies: Path) -> None:
+    store.update_info("phantom_000", {"a": 1})
+    store.update_info("phantom_000", {"b": 2})
+    assert store.info("phantom_000") == {"a": 1, "b": 2}
+    (studies / "new").mkdir()
+    (studies / "new" / "ct.nii.gz").write_bytes((studies / "phantom_000" / "ct.nii.gz").read_bytes())
+    assert store.case("new").images == {"ct": FileRef(studies / "new" / "ct.nii.gz")}
+
+
+def test_the_store_of_a_datalist_lies_beside_it(studies: Path, spec: TaskSpec, tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([{"image": {"ct": "studies/phantom_004/ct.nii.gz"}}]))
+    store = FolderStore(path, spec)
+    (case_id,) = [case.id for case in store.cases()]
+    assert case_id == "phantom_004"
+    saved = store.save_label(case_id, drawn(store, tmp_path, case_id), "final", {})
+    assert saved.path.parent == tmp_path / "maml_labels" / case_id

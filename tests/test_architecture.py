@@ -1,0 +1,61 @@
+"""The arrows: imports go down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "maml_app"
+BELOW = {
+    "errors": set[str](),
+    "cases": {"errors"},
+    "imaging": {"cases", "errors"},
+    "network": {"errors"},
+    "learning": {"imaging", "network", "cases", "errors"},
+    "stores": {"imaging", "cases", "errors"},
+    "tasks": {"learning", "imaging", "network", "cases", "errors"},
+    "app": {"tasks", "learning", "stores", "cases", "errors"},
+    "main": {"app"},
+    "__main__": {"learning", "imaging", "stores", "cases", "errors"},
+}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import absolutely"
+            names.add(str(node.module))
+    return names
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        assert not imports(path)
+        return
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("maml_app.")}
+    assert ours <= BELOW[here] | {here}
+    if here not in ("tasks", "app"):
+        assert not {name for name in imports(path) if name.split(".")[0] in ("monailabel", "fastapi")}
+    if here == "network":
+        assert not {name for name in imports(path) if name.split(".")[0] in ("nibabel", "numpy")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_stay_small_and_packages_do_no_work(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    if path.name == "__init__.py":
+        assert [type(node) for node in ast.parse(text).body] == [ast.Expr]

@@ -1,0 +1,94 @@
+"""The command line as a user calls it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maml_app.imaging.files import read_label
+from tests.conftest import TOY
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*arguments: object, expect: int = 0) -> str:
+    environment = {**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "maml_app", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300,
+    )  # fmt: skip
+    printed = done.stdout + done.stderr
+    assert done.returncode == expect, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    (tmp_path / "task.yaml").write_text(TOY)
+    return tmp_path / "task.yaml"
+
+
+def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
+    studies, model = tmp_path / "studies", tmp_path / "m.safetensors"
+    call("phantom", "--out", studies, "--task", toy, "--count", 4, "--size", 20, "--labelled", 3)
+    printed = call("check", "--studies", studies, "--task", toy)
+    assert "4 cases, 3 labelled, 0 with problems" in printed
+    for network in ("maml", "early-fusion"):
+        printed = call("train", "--studies", studies, "--task", toy, "--out", model, "--steps", 2, "--network", network)
+        assert f"model written to {model}" in printed
+        assert "loss" in printed
+        call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / network)
+        report = json.loads((tmp_path / network / "report.json").read_text())
+        assert len(report["subsets"]) == 7
+        assert report["model"]["network"] == network
+        assert len(report["cases"]) == 3
+        assert "mean over subsets" in (tmp_path / network / "report.md").read_text()
+    printed = call(
+        "infer", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "masks",
+        "--cases", "phantom_000,phantom_001", "--grid", "pet", "--convention", "theirs",
+    )  # fmt: skip
+    assert "phantom_000 on pet: organ " in printed
+    masks = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert masks == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
+    assert set(np.unique(read_label(tmp_path / "masks" / masks[0]).voxels)) <= {0, 1, 4}
+
+
+def test_mistakes_are_one_message_and_write_nothing(toy: Path, tmp_path: Path) -> None:
+    studies, out = tmp_path / "studies", tmp_path / "out"
+    call("phantom", "--out", studies, "--task", toy, "--count", 1, "--size", 20, "--labelled", 0)
+    printed = call("train", "--studies", studies, "--task", toy, "--out", out, expect=2)
+    assert "expected at least one case with a final label, got none among 1 cases" in printed
+    assert "got nothing there" in call("check", "--studies", tmp_path / "none", "--task", toy, expect=2)
+    assert "got 'nosuch'" in call("check", "--studies", studies, "--task", "nosuch", expect=2)
+    assert "unknown nobody" in call(
+        "train", "--studies", studies, "--task", toy, "--out", out, "--cases", "nobody", expect=2
+    )
+    printed = call("infer", "--studies", studies, "--task", toy, "--model", toy, "--out", out, expect=2)
+    assert "expected a model file, got a damaged or different file" in printed
+    printed = call("evaluate", "--studies", studies, "--task", toy, "--model", toy, "--out", out, expect=2)
+    assert "expected cases with a label to score against" in printed
+    assert "expected an empty or new folder" in call("phantom", "--out", studies, "--task", toy, expect=2)
+    assert not out.exists()
+
+
+def test_check_fails_on_a_broken_case(toy: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    call("phantom", "--out", studies, "--task", toy, "--count", 2, "--size", 20)
+    (studies / "phantom_001" / "pet.nii.gz").write_bytes(b"")
+    printed = call("check", "--studies", studies, "--task", toy, expect=1)
+    assert "2 cases, 2 labelled, 1 with problems" in printed
+    assert "got an empty file" in printed
+
+
+def test_help_explains_itself() -> None:
+    printed = call("--help")
+    for command in ("check", "train", "evaluate", "infer", "phantom"):
+        assert command in printed
+    assert "every subset of modalities" in call("evaluate", "--help")
