@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import CaseError, MamlError
+from maml_app.errors import CaseError, MamlError, StudiesError
 from maml_app.stores.choice import choose_task, open_studies
 
 app = typer.Typer(
@@ -52,6 +52,16 @@ def _chosen(source: CaseSource, cases: str) -> list[Case]:
     if unknown:
         raise CaseError(f"--cases: expected ids of the studies, got unknown {', '.join(unknown)}")
     return [known[case_id] for case_id in wanted]
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudiesError(f"{path}: expected a report.json written by evaluate, got: {error}") from None
+    if not isinstance(content, dict) or not {"subsets", "cases", "model"} <= set(content):
+        raise StudiesError(f"{path}: expected a report.json written by evaluate, got other JSON")
+    return content
 
 
 @contextmanager
@@ -154,19 +164,22 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="a model file written by train")],
     out_dir: Annotated[Path, typer.Option("--out", help="folder for report.json and report.md")],
     task: TaskOption = "",
+    against: Annotated[Path | None, typer.Option(help="another model's report.json to compare with by case")] = None,
     cases: Cases = "",
     device: Device = "",
 ) -> None:
     """Score a model on the studies' labels, under every subset of modalities."""
     from maml_app.imaging.files import write_text
+    from maml_app.learning.evaluate import compare
     from maml_app.learning.evaluate import evaluate as run
-    from maml_app.learning.evaluate import markdown
     from maml_app.learning.predict import load_model, pick_device
+    from maml_app.learning.report import markdown
 
     spec, source = _open(studies, task)
     labelled = [case for case in _chosen(source, cases) if case.label is not None]
     if not labelled:
         raise CaseError(f"{studies}: expected cases with a label to score against, got none")
+    other = _report(against) if against else None
     loaded = load_model(model, spec, model.name, pick_device(device))
     seen = sorted(set(loaded.checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:
@@ -179,6 +192,8 @@ def evaluate(
         "trained_on_scored_cases": seen,
         **loaded.checkpoint.notes,
     }
+    if other:
+        report["against"] = {"file": other["model"]["file"], "subsets": compare(report, other)}
     texts = {"report.json": json.dumps(report, indent=1), "report.md": markdown(report, spec)}
     for name, text in texts.items():
         write_text(out_dir / name, text)

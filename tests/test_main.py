@@ -50,6 +50,13 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
         assert report["model"]["network"] == network
         assert len(report["cases"]) == 3
         assert "mean over subsets" in (tmp_path / network / "report.md").read_text()
+    call(
+        "evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "both",
+        "--against", tmp_path / "maml" / "report.json",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    assert len(report["against"]["subsets"]) == 8
+    assert "Difference to `m.safetensors`, paired by case" in (tmp_path / "both" / "report.md").read_text()
     printed = call(
         "infer", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "masks",
         "--cases", "phantom_000,phantom_001", "--grid", "pet", "--convention", "theirs",

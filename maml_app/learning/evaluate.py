@@ -11,7 +11,7 @@ from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.preprocess import prepare, read_case_label
-from maml_app.learning.metrics import dice_scores, mean
+from maml_app.learning.metrics import bootstrap_interval, dice_scores, mean
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
 
@@ -61,41 +61,43 @@ def evaluate(
         having = [scores[subset] for scores in per_case.values() if subset in scores]
         if having:
             by_name = {name: mean([scores[name] for scores in having]) for name in spec.scored}
-            rows[subset] = {"cases": len(having), **by_name, "mean": mean(list(by_name.values()))}
+            rows[subset] = {
+                "cases": len(having),
+                **by_name,
+                "mean": mean(list(by_name.values())),
+                "interval": bootstrap_interval(list(case_means(per_case, subset).values())),
+            }
     full = rows.get(subset_name(spec.modality_names))
     return {
         "subsets": rows,
         "mean": mean([row["mean"] for row in rows.values()]),
+        "interval": bootstrap_interval(list(case_means(per_case).values())),
         "full": full["mean"] if full else None,
         "cases": per_case,
     }
 
 
-def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
-    """The report as Markdown tables."""
-    names = list(spec.scored)
+def case_means(per_case: dict[str, Any], subset: str | None = None) -> dict[str, float]:
+    """Mean Dice of each case over what is scored: under one subset, or over all of its subsets if None."""
+    means = {}
+    for case_id, scores in per_case.items():
+        used = list(scores.values()) if subset is None else [scores[subset]] if subset in scores else []
+        value = mean([mean(list(one.values())) for one in used])
+        if value is not None:
+            means[case_id] = value
+    return means
 
-    def row(first: str, values: Sequence[float | None]) -> str:
-        return f"| {first} | " + " | ".join("–" if value is None else f"{value:.3f}" for value in values) + " |"
 
-    lines = [
-        f"# {spec.title}",
-        "",
-        f"Model `{report['model']['file']}` ({report['model']['network']}), {len(report['cases'])} cases. "
-        "Mean Dice on the grid of each label; a case without a structure, in truth and answer, is not scored for it.",
-        "",
-        "| modalities | cases | " + " | ".join([*names, "mean"]) + " |",
-        "|---" * (len(names) + 3) + "|",
-    ]
-    for subset, scores in report["subsets"].items():
-        lines.append(row(f"{subset} | {scores['cases']}", [*(scores[name] for name in names), scores["mean"]]))
-    lines += [
-        row("mean over subsets |", [*([None] * len(names)), report["mean"]]),
-        "",
-        "## Cases, all their modalities",
-    ]
-    lines += ["", "| case | modalities | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for case_id, scores in report["cases"].items():
-        widest = max(scores, key=lambda subset: subset.count("+"))
-        lines.append(row(f"{case_id} | {widest}", [scores[widest][name] for name in names]))
-    return "\n".join(lines) + "\n"
+def compare(report: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Paired difference, report minus other, over the cases in both: by subset, and over all subsets as "mean"."""
+    result: dict[str, Any] = {}
+    for name in [*report["subsets"], None]:
+        ours, theirs = (case_means(one["cases"], name) for one in (report, other))
+        differences = [ours[case_id] - theirs[case_id] for case_id in ours if case_id in theirs]
+        if differences:
+            result[name or "mean"] = {
+                "cases": len(differences),
+                "difference": mean(differences),
+                "interval": bootstrap_interval(differences),
+            }
+    return result

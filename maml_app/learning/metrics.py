@@ -21,6 +21,16 @@ def dice_scores(prediction: Array, truth: Array, scored: Mapping[str, Sequence[i
     return {name: dice(prediction, truth, values) for name, values in scored.items()}
 
 
+def bootstrap_interval(values: Sequence[float], draws: int = 10_000) -> tuple[float, float] | None:
+    """95 % percentile interval of the mean over cases (Efron 1979), resampled with a fixed seed; None below 2 cases."""
+    if len(values) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    means = np.asarray(values)[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """Mean of what could be scored; None if nothing could."""
     known = [value for value in values if value is not None]

@@ -7,9 +7,10 @@ import torch
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.learning.evaluate import evaluate, markdown
+from maml_app.learning.evaluate import evaluate
 from maml_app.learning.predict import load_model, segment
 from maml_app.learning.registry import store_model
+from maml_app.learning.report import markdown
 from maml_app.learning.train import Progress, train
 from maml_app.stores.folder import FolderStore
 

@@ -35,7 +35,7 @@ def test_a_folder_a_case(tmp_path: Path) -> None:
 
 def test_labels_of_several_grids_prefer_the_plain_one_then_the_references(tmp_path: Path) -> None:
     touch(tmp_path, "A/ct.nii.gz", "A/mr_t1.nii.gz", "A/label_mr_t1.nii.gz", "A/label_ct.nii.gz", "A/label_pet.nii.gz")
-    assert summary(tmp_path, SARCOMA)["A"] == (["ct", "mr_t1"], "label_ct.nii.gz")
+    assert summary(tmp_path, SARCOMA)["A"] == (["ct", "mr_t1"], "label_mr_t1.nii.gz")
     touch(tmp_path, "A/label.nii.gz")
     assert summary(tmp_path, SARCOMA)["A"][1] == "label.nii.gz"
 
