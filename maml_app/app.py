@@ -16,7 +16,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
-from maml_app.cases.source import ORIGINAL
+from maml_app.cases.case import ORIGINAL
 from maml_app.errors import MamlError
 from maml_app.learning.registry import ModelRegistry
 from maml_app.stores.choice import choose_task, open_studies

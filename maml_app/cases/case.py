@@ -10,6 +10,9 @@ from pathlib import Path
 
 from maml_app.errors import CaseError
 
+FINAL = "final"  # tag of a person's label: what is trained on
+ORIGINAL = "original"  # tag of a model's proposal: never trained on
+
 CASE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -43,7 +46,7 @@ class LabelRef:
 
     path: Path
     version: int
-    tag: str = "final"
+    tag: str = FINAL
 
     @property
     def id(self) -> str:
@@ -52,16 +55,25 @@ class LabelRef:
 
 @dataclass(frozen=True)
 class Case:
-    """One case: `images` maps modality name to its file; absent modalities are simply not there."""
+    """One case: `images` maps modality name to its file; absent modalities are simply not there.
+
+    `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts.
+    """
 
     id: str
     images: dict[str, FileRef]
-    label: LabelRef | None = None
+    labels: tuple[LabelRef, ...] = ()
     patient: str = ""
     problems: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_id(self.id)
+
+    @property
+    def label(self) -> LabelRef | None:
+        """The newest final label."""
+        finals = [label for label in self.labels if label.tag == FINAL]
+        return max(finals, key=lambda label: label.version) if finals else None
 
     @property
     def patient_id(self) -> str:

@@ -7,15 +7,12 @@ from typing import Any, Protocol
 
 from maml_app.cases.case import Case, LabelRef
 
-FINAL = "final"  # a person's label: what is trained on
-ORIGINAL = "original"  # a model's proposal: never trained on
-
 
 class CaseSource(Protocol):
     """Cases by id, and their labels, which are only ever added."""
 
     def cases(self) -> list[Case]:
-        """All cases, sorted by id, each with its newest final label."""
+        """All cases, sorted by id, each with its labels."""
 
     def case(self, case_id: str) -> Case:
         """One case.
@@ -30,9 +27,6 @@ class CaseSource(Protocol):
         Raises:
             CaseError: there is no such case, or the case lacks the modality.
         """
-
-    def labels(self, case_id: str) -> list[LabelRef]:
-        """Every stored label of a case, oldest first, proposals included."""
 
     def save_label(self, case_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
         """Check a label map and store it as a new version; earlier ones stay.

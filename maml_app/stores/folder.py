@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from maml_app.cases.case import Case, LabelRef, check_id
-from maml_app.cases.source import FINAL
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError, StudiesError
 from maml_app.imaging.files import read_grid, read_label, write_label, write_text
@@ -38,12 +37,12 @@ class FolderStore:
         self.label_root = (studies if studies.is_dir() else studies.parent) / LABEL_STORE
 
     def cases(self) -> list[Case]:
-        return [self._with_newest(case) for case in read_cases(self.studies, self.spec)]
+        return [self._with_stored(case) for case in read_cases(self.studies, self.spec)]
 
     def case(self, case_id: str) -> Case:
         for case in read_cases(self.studies, self.spec):
             if case.id == case_id:
-                return self._with_newest(case)
+                return self._with_stored(case)
         raise CaseError(f"expected a case in {self.studies}, got the unknown id {case_id!r}")
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
@@ -54,11 +53,6 @@ class FolderStore:
             raise CaseError(f"case {case_id}: expected one of its images {sorted(case.images)}, got {modality!r}")
         return case, modality
 
-    def labels(self, case_id: str) -> list[LabelRef]:
-        stored = self._stored(case_id)
-        beside = next((case.label for case in read_cases(self.studies, self.spec) if case.id == case_id), None)
-        return [beside, *stored] if beside else stored
-
     def _stored(self, case_id: str) -> list[LabelRef]:
         found = []
         for path in sorted((self.label_root / check_id(case_id)).glob("*.nii.gz")):
@@ -67,9 +61,8 @@ class FolderStore:
                 found.append(LabelRef(path, int(name[2]), name[1]))
         return sorted(found, key=lambda label: (label.version, label.tag))
 
-    def _with_newest(self, case: Case) -> Case:
-        finals = [label for label in self._stored(case.id) if label.tag == FINAL]
-        return replace(case, label=finals[-1]) if finals else case
+    def _with_stored(self, case: Case) -> Case:
+        return replace(case, labels=(*case.labels, *self._stored(case.id)))
 
     def save_label(self, case_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
         if not TAG.fullmatch(tag):
@@ -77,7 +70,7 @@ class FolderStore:
         case = self.case(case_id)
         label = self._checked(case, file, info)
         folder = self.label_root / case.id
-        version = max((one.version for one in self._stored(case.id)), default=0) + 1
+        version = max((one.version for one in case.labels), default=0) + 1
         while True:
             ref = LabelRef(folder / f"{tag}-{version:04d}.nii.gz", version, tag)
             try:

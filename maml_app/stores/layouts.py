@@ -50,17 +50,17 @@ class _Raw:
                 )
             if refs:
                 images[modality] = refs[0]
-        return Case(case_id, images, self._label(spec, problems), self.patient, tuple(problems))
+        return Case(case_id, images, self._labels(spec, problems), self.patient, tuple(problems))
 
-    def _label(self, spec: TaskSpec, problems: list[str]) -> LabelRef | None:
+    def _labels(self, spec: TaskSpec, problems: list[str]) -> tuple[LabelRef, ...]:
         if not self.labels:
-            return None
+            return ()
         order: list[str | None] = [None, *spec.preference]  # a plain `label` first, then the reference's own
         best = min(order.index(modality) for modality, _ in self.labels)
         chosen = sorted(path for modality, path in self.labels if order.index(modality) == best)
         if len(chosen) > 1:
             problems.append(f"{len(chosen)} label files: {', '.join(path.name for path in chosen)}; keep one")
-        return LabelRef(chosen[0], version=0)
+        return (LabelRef(chosen[0], version=0),)
 
 
 def read_cases(studies: Path, spec: TaskSpec) -> list[Case]:

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 
-from maml_app.cases.case import Case, FileRef, LabelRef
-from maml_app.cases.source import FINAL, CaseSource
+from maml_app.cases.case import FINAL, Case, FileRef, LabelRef
+from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_image, write_image
@@ -94,7 +94,7 @@ class CaseDatastore(Datastore):
     def _label(self, label_id: str, tag: str) -> LabelRef:
         """A stored label by `CASE`, its newest, or `CASE@final-0002`."""
         case_id, _, version = label_id.partition("@")
-        for label in reversed(self.source.labels(case_id)):
+        for label in reversed(self.source.case(case_id).labels):
             if label.tag == tag and version in ("", label.id):
                 return label
         raise CaseError(f"expected a label of case {case_id!r} with tag {tag!r}, got the unknown id {label_id!r}")
@@ -102,7 +102,7 @@ class CaseDatastore(Datastore):
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         with answering():
             case, _ = self.source.resolve(image_id)
-            return {label.tag: f"{case.id}@{label.id}" for label in self.source.labels(case.id)}
+            return {label.tag: f"{case.id}@{label.id}" for label in case.labels}
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         return self.get_labels_by_image_id(image_id).get(tag, "")
@@ -129,7 +129,7 @@ class CaseDatastore(Datastore):
         cases = self._cases()
         tags: dict[str, int] = {}
         for case in cases:
-            for tag in {label.tag for label in self.source.labels(case.id)}:
+            for tag in {label.tag for label in case.labels}:
                 tags[tag] = tags.get(tag, 0) + 1
         return {
             "total": len(cases),
@@ -141,7 +141,7 @@ class CaseDatastore(Datastore):
     def json(self) -> dict[str, Any]:
         objects = {}
         for case in self._cases():
-            labels = {label.tag: {"ext": ".nii.gz", "info": {"id": label.id}} for label in self.source.labels(case.id)}
+            labels = {label.tag: {"ext": ".nii.gz", "info": {"id": label.id}} for label in case.labels}
             objects[case.id] = {"image": {"ext": ".nii.gz", "info": self.get_image_info(case.id)}, "labels": labels}
         return {"name": self.name(), "description": self.description(), "objects": objects}
 

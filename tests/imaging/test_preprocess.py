@@ -73,7 +73,7 @@ def oblique_case(tmp_path: Path) -> Case:
         images[name] = FileRef(path)
     pet = read_image(images["pet"]).grid
     write_label(tmp_path / "label.nii.gz", key_shape(places_mm(pet)).astype(np.uint8), pet.affine)
-    return Case("a", images, LabelRef(tmp_path / "label.nii.gz", 0))
+    return Case("a", images, (LabelRef(tmp_path / "label.nii.gz", 0),))
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_saving_adds_versions_and_keeps_every_earlier_one(store: FolderStore, st
     before = snapshot(studies)
     first = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=1), "final", {"client_id": "x"})
     second = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=2), "final", {})
-    assert [label.id for label in store.labels("phantom_000")] == ["final-0000", "final-0001", "final-0002"]
+    assert [label.id for label in store.case("phantom_000").labels] == ["final-0000", "final-0001", "final-0002"]
     assert store.case("phantom_000").label == second
     assert set(np.unique(read_label(first.path).voxels)) == {0, 1}
     assert before.items() <= snapshot(studies).items()
@@ -67,7 +67,7 @@ def test_saving_adds_versions_and_keeps_every_earlier_one(store: FolderStore, st
 def test_a_proposal_never_counts_as_a_label(store: FolderStore, tmp_path: Path) -> None:
     store.save_label("phantom_004", drawn(store, tmp_path), "original", {})
     assert store.case("phantom_004").label is None
-    assert [label.tag for label in store.labels("phantom_004")] == ["original"]
+    assert [label.tag for label in store.case("phantom_004").labels] == ["original"]
 
 
 def test_an_empty_label_is_a_label(store: FolderStore, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_labels_saved_at_once_all_survive(store: FolderStore, tmp_path: Path) ->
         thread.start()
     for thread in threads:
         thread.join()
-    labels = store.labels("phantom_004")
+    labels = store.case("phantom_004").labels
     assert [label.version for label in labels] == list(range(1, 9))
     records = [json.loads(label.path.with_name(f"{label.id}.json").read_text()) for label in labels]
     assert sorted(record["info"]["number"] for record in records) == list(range(8))
