@@ -66,16 +66,23 @@ def serve(studies: Path | None, task: str, port: int) -> None:
     spec = choose_task(studies, task)
     log = Path(tempfile.mkdtemp(prefix="maml-demo-")) / "server.log"
     with Server(studies, log, port=port, conf={"task": task} if task else None) as server:
-        out.print(f"\n[bold]{spec.title}[/bold] is served at [bold]{server.url}[/bold]  (log: {log})\n")
-        out.print("3D Slicer: install the extension MONAILabel, open its module, enter the address above, press the")
-        out.print("  green arrow, then Next Sample. Train with Options > Train, or below; then Run segments the case.")
+        train = f"curl -X POST {server.url}/train/{spec.name} -H 'Content-Type: application/json' -d '{{}}'"
         out.print(
-            f"Train from the shell:  curl -X POST {server.url}/train/{spec.name} "
-            "-H 'Content-Type: application/json' -d '{}'"
+            f"""
+[bold]{spec.title}[/bold] is served at [bold]{server.url}[/bold]
+(log: {log})
+
+In 3D Slicer: install the extension MONAILabel, open its module, enter the address above, press the
+green arrow, then Next Sample. Train starts training on the labels there are; then Run segments a case.
+(OHIF opens studies from a DICOMweb server only, not from a folder.)
+
+From the shell, train:  {train}
+and watch it:           curl {server.url}/train/
+Everything else:        {server.url}/docs
+
+Ctrl-C stops the server.""",
+            soft_wrap=True,
         )
-        out.print(f"Watch it:              curl {server.url}/train/")
-        out.print(f"Everything else:       {server.url}/docs")
-        out.print("Ctrl-C stops the server.")
         server.wait()
         raise DemoError(f"the server ended by itself:\n{server.tail()}")
 
@@ -199,7 +206,7 @@ def run_training(client: MONAILabelClient, spec: TaskSpec, steps: int) -> None:
         status = client.train_status()
         for line in status.get("details", []):
             if line not in shown and not line.startswith("["):
-                out.print(f"  {line}")
+                out.print(f"  {line}", soft_wrap=True, markup=False)
             shown.append(line)
         if status["status"] not in ("SUBMITTED", "RUNNING"):
             break
