@@ -1,4 +1,4 @@
-"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | phantom`."""
+"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | phantom | models`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, MamlError, StudiesError
+from maml_app.model_commands import models_app
 from maml_app.stores.choice import choose_task, open_studies
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models_app, name="models")
 out = Console()
 
 Studies = Annotated[Path, typer.Option(help="folder of NIfTI studies, or a MONAI datalist JSON")]

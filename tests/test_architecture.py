@@ -18,7 +18,8 @@ BELOW = {
     "tasks": {"learning", "imaging", "network", "cases", "errors"},
     "app": {"tasks", "learning", "stores", "cases", "errors"},
     "main": {"app"},
-    "__main__": {"learning", "imaging", "stores", "cases", "errors"},
+    "model_commands": {"learning", "errors"},
+    "__main__": {"model_commands", "learning", "imaging", "stores", "cases", "errors"},
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
 

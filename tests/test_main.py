@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from maml_app.imaging.files import read_label
+from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import Checkpoint
+from maml_app.network.ensemble import build_network
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,8 +97,28 @@ def test_check_fails_on_a_broken_case(toy: Path, tmp_path: Path) -> None:
     assert "got an empty file" in printed
 
 
+def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:
+    plan = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+    registry = ModelRegistry(tmp_path / "toy")
+    checkpoint = Checkpoint("toy", "x", 2, 2, plan, (8, 8, 8))
+    registry.publish(build_network(2, 2, plan), checkpoint, {"trained_on": {"a": "final-0001"}})
+    registry.store(build_network(2, 2, plan), checkpoint, {"parent": "v0001", "gate": {"publish": False}})
+    printed = call("models", "list", "--models", tmp_path)
+    assert "served" in printed
+    assert "candidate" in printed
+    assert "final-0001" in call("models", "show", "v0001", "--models", tmp_path)
+    assert "v0002 is served" in call("models", "promote", "v0002", "--models", tmp_path, "--task", "toy")
+    assert registry.served() == "v0002"
+    assert "v0001 is served again" in call("models", "rollback", "--models", tmp_path)
+    assert registry.served() == "v0001"
+    assert "got 'v0009'" in call("models", "promote", "v0009", "--models", tmp_path, expect=2)
+    assert "expected --task to be one of ['toy'], got 'other'" in call(
+        "models", "list", "--models", tmp_path, "--task", "other", expect=2
+    )
+
+
 def test_help_explains_itself() -> None:
     printed = call("--help")
-    for command in ("check", "train", "evaluate", "infer", "phantom"):
+    for command in ("check", "train", "evaluate", "infer", "phantom", "models"):
         assert command in printed
     assert "every subset of modalities" in call("evaluate", "--help")

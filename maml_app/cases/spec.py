@@ -125,6 +125,7 @@ class Training(_Strict):
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
     flips: tuple[bool, bool, bool] = (True, True, True)
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
     loss: Loss = Loss()
 
 

@@ -51,13 +51,19 @@ class ModelRegistry:
             if VERSION.fullmatch(path.name) and (path / "model.safetensors").is_file()
         )
 
+    def history(self) -> list[str]:
+        """Versions in the order in which they came to be served; the last one is served now."""
+        try:
+            lines = (self.root / "served").read_text(encoding="utf-8").split()
+        except OSError:
+            return []
+        known = set(self.versions())
+        return [line for line in lines if line in known]
+
     def served(self) -> str | None:
         """The version that answers now; None before the first is published."""
-        try:
-            name = (self.root / "served").read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
-        return name if name in self.versions() else None
+        history = self.history()
+        return history[-1] if history else None
 
     def path(self, version: str) -> Path:
         return self.root / version / "model.safetensors"
@@ -70,11 +76,11 @@ class ModelRegistry:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def publish(self, network: SegmentationNetwork, checkpoint: Checkpoint, report: dict[str, Any]) -> str:
-        """Store a new version and serve it; a reader sees the old or the new one, never a part. Returns its name.
+    def store(self, network: SegmentationNetwork, checkpoint: Checkpoint, report: dict[str, Any]) -> str:
+        """Keep a new version without serving it. Returns its name.
 
         Raises:
-            ModelError: the disk is full or cannot be written; the served version stays.
+            ModelError: the disk is full or cannot be written; nothing is left.
         """
         part: Path | None = None
         try:
@@ -83,13 +89,47 @@ class ModelRegistry:
             store_model(part / "model.safetensors", network, checkpoint)
             write_text(part / "report.json", json.dumps(report, indent=1))
             part.chmod(0o755)
-            number = max((int(name[1:]) for name in self.versions()), default=0) + 1
-            version = f"v{number:04d}"
+            taken = [int(path.name[1:]) for path in self.root.iterdir() if VERSION.fullmatch(path.name)]
+            version = f"v{max(taken, default=0) + 1:04d}"
             os.rename(part, self.root / version)
-            write_text(self.root / "served", version)
         except OSError as error:
-            raise ModelError(f"{self.root}: the model could not be published, the served one stays ({error})") from None
+            raise ModelError(f"{self.root}: the model could not be stored, the served one stays ({error})") from None
         finally:
             if part is not None and part.exists():
                 shutil.rmtree(part, ignore_errors=True)
+        return version
+
+    def serve(self, version: str) -> None:
+        """Serve a stored version from now on; a reader sees the old or the new one, never anything else.
+
+        Raises:
+            ModelError: there is no such version, or the pointer cannot be written.
+        """
+        if version not in self.versions():
+            raise ModelError(f"{self.root}: expected a version of {self.versions()}, got {version!r}")
+        if version != self.served():
+            self._point([*self.history(), version])
+
+    def rollback(self) -> str:
+        """Serve again what was served before the present version. Returns its name.
+
+        Raises:
+            ModelError: there is nothing before it.
+        """
+        history = self.history()
+        if len(history) < 2:
+            raise ModelError(f"{self.root}: expected an earlier served version to go back to, got {history or 'none'}")
+        self._point(history[:-1])
+        return history[-2]
+
+    def _point(self, history: list[str]) -> None:
+        try:
+            write_text(self.root / "served", "\n".join(history) + "\n")
+        except OSError as error:
+            raise ModelError(f"{self.root}: the served version could not be changed ({error})") from None
+
+    def publish(self, network: SegmentationNetwork, checkpoint: Checkpoint, report: dict[str, Any]) -> str:
+        """Store a new version and serve it. Returns its name; raises as `store` and `serve`."""
+        version = self.store(network, checkpoint, report)
+        self.serve(version)
         return version

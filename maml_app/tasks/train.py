@@ -1,4 +1,4 @@
-"""The train task: all final labels, warm start, validation by modality subset, atomic publish."""
+"""The train task: all final labels, warm start, validation by modality subset, and the gate before it is served."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,19 +14,22 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
+from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, ModelError, TrainingError
-from maml_app.learning.predict import load_model, pick_device
+from maml_app.learning.evaluate import evaluate
+from maml_app.learning.gate import Verdict, judge
+from maml_app.learning.predict import Model, load_model, pick_device
 from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.train import Progress, train
+from maml_app.learning.train import Progress, Trained, train
 from maml_app.network.ensemble import SegmentationNetwork
 
 logger = logging.getLogger(__name__)
 
 
 class TrainEnsemble(TrainTask):
-    """Trains on every case with a final label and publishes the result as the next version."""
+    """Trains on every case with a final label; the result is served if it is not worse than what is served now."""
 
     def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
         super().__init__(f"Train the ensemble for {spec.title} on all final labels")
@@ -65,23 +69,47 @@ class TrainEnsemble(TrainTask):
         spec = self._overridden(request)
         seed = _whole(request, "seed", 0)
         device = pick_device(str(request.get("device") or ""))
-        start = self._start(device) if str(request.get("warm_start", True)).lower() != "false" else None
         cases = self.source.cases()
         say(f"{sum(case.label is not None for case in cases)} of {len(cases)} cases have a final label; {device}")
-        result = train(spec, cases, seed=seed, device=device, start=start, report=_shown())
-        report = {**result.checkpoint.notes, "published": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        if result.validation:
-            for subset, scores in result.validation["subsets"].items():
-                by_name = ", ".join(f"{name} {_number(scores[name])}" for name in spec.scored)
-                say(f"validation Dice, {subset} ({scores['cases']} cases): {by_name}")
+        champion = self._champion(device)
+        warm = str(request.get("warm_start", True)).lower() != "false"
+        result = train(spec, cases, seed=seed, device=device, start=self._start(champion, warm), report=_shown())
+        report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
+        report["trained"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        verdict = self._verdict(spec, result, champion, cases)
+        report["gate"] = verdict.as_dict() if verdict else None
+        version = self.registry.store(result.network, result.checkpoint, report)
+        if verdict is None or verdict.publish:
+            self.registry.serve(version)
+            say(f"published {version}")
         else:
+            for reason in verdict.reasons[:3]:  # the task's log keeps 20 lines; report.json has them all
+                say(f"worse than {verdict.against}: {reason}")
             say(
-                "no validation: none of the labelled patients belongs to the validation fifth yet; "
+                f"{version} is kept as a candidate and {verdict.against} stays served: {len(verdict.reasons)} scores "
+                f"fell by more than {verdict.tolerance} on the same {verdict.cases} cases; to serve it all the same: "
+                f"python -m maml_app models promote {version}"
+            )
+        return {"version": version, "served": self.registry.served(), "validation": report["validation"]}
+
+    def _verdict(
+        self, spec: TaskSpec, result: Trained, champion: Model | None, cases: Sequence[Case]
+    ) -> Verdict | None:
+        """The gate's decision; None where there is nothing to compare, said why."""
+        if result.validation is None:
+            say(
+                "no validation, so no comparison: none of the labelled patients belongs to the validation fifth yet; "
                 "label more cases to see Dice here"
             )
-        version = self.registry.publish(result.network, result.checkpoint, report)
-        say(f"published {version}")
-        return {"version": version, "validation": report["validation"]}
+            return None
+        for subset, scores in result.validation["subsets"].items():
+            by_name = ", ".join(f"{name} {_number(scores[name])}" for name in spec.scored)
+            say(f"validation Dice, {subset} ({scores['cases']} cases): {by_name}")
+        if champion is None:
+            return None
+        held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
+        before = evaluate(champion.network, held_out, spec, champion.checkpoint.patch, champion.device)
+        return judge(result.validation, before, champion.version, spec.training.tolerance)
 
     def _overridden(self, request: dict[str, Any]) -> TaskSpec:
         changes = {"steps": _whole(request, "steps", self.spec.training.steps)}
@@ -92,22 +120,28 @@ class TrainEnsemble(TrainTask):
             raise TrainingError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
         return self.spec.model_copy(update={"training": training})
 
-    def _start(self, device: torch.device) -> SegmentationNetwork | None:
-        """The served network if it still fits the task; a new start otherwise, said so."""
+    def _champion(self, device: torch.device) -> Model | None:
+        """The served model, which a new one is compared with; None if there is none that can be used."""
         version = self.registry.served()
         if version is None:
-            say("no model yet: training starts from new weights")
+            say("no model yet: there is nothing to compare with")
             return None
         try:
-            model = load_model(self.registry.path(version), self.spec, version, device)
+            return load_model(self.registry.path(version), self.spec, version, device)
         except ModelError as error:
-            say(f"training starts from new weights: {error}")
+            say(f"the served model cannot be used, there is nothing to compare with: {error}")
             return None
-        if model.checkpoint.plan != self.spec.network.model_dump(mode="json"):
-            say(f"training starts from new weights: {version} has another network than task.yaml asks for")
+
+    def _start(self, champion: Model | None, warm: bool) -> SegmentationNetwork | None:
+        """The network to go on from; None for new weights, said why."""
+        if champion is None or not warm:
+            say("training starts from new weights")
             return None
-        say(f"training goes on from {version}")
-        return model.network
+        if champion.checkpoint.plan != self.spec.network.model_dump(mode="json"):
+            say(f"training starts from new weights: {champion.version} has another network than task.yaml asks for")
+            return None
+        say(f"training goes on from {champion.version}")
+        return champion.network
 
 
 def say(text: str) -> None:

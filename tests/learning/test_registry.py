@@ -49,12 +49,29 @@ def test_a_failed_publish_leaves_the_served_version_and_no_litter(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["served", "v0001"]
 
 
+def test_a_stored_version_waits_until_it_is_promoted_and_rollback_goes_back(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    registry.publish(network(), CHECKPOINT, {})
+    assert registry.store(network(1), CHECKPOINT, {}) == "v0002"
+    assert registry.served() == "v0001"
+    registry.serve("v0002")
+    registry.serve("v0002")  # twice changes nothing
+    assert registry.history() == ["v0001", "v0002"]
+    assert registry.rollback() == "v0001" == registry.served()
+    with pytest.raises(ModelError, match=r"expected an earlier served version to go back to, got \['v0001'\]"):
+        registry.rollback()
+    with pytest.raises(ModelError, match=r"expected a version of \['v0001', 'v0002'\], got 'v0009'"):
+        registry.serve("v0009")
+    assert registry.publish(network(2), CHECKPOINT, {}) == "v0003"
+
+
 def test_a_pointer_to_nothing_or_a_stray_folder_is_not_served(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path)
     (tmp_path / "v0007").mkdir()
     (tmp_path / "served").write_text("v0007")
     assert registry.served() is None
     assert registry.report("v0007") == {}
+    assert registry.publish(network(), CHECKPOINT, {}) == "v0008"  # the stray folder is left alone
 
 
 def test_readers_always_find_a_whole_version_while_others_are_published(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fastapi import HTTPException
 
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import TaskSpec
-from maml_app.imaging.files import read_image, read_label
+from maml_app.imaging.files import read_image, read_label, write_label
 from maml_app.learning.registry import ModelRegistry
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
@@ -131,7 +131,7 @@ def test_training_tells_its_progress_and_its_validation(
     result = trainer({"steps": 2, "seed": 3}, datastore)
     printed = capsys.readouterr().out
     assert "4 of 5 cases have a final label" in printed
-    assert "no model yet: training starts from new weights" in printed
+    assert "no model yet: there is nothing to compare with" in printed
     assert "train 2/2: loss" in printed
     assert "validation Dice, pet+mr_t1 (1 cases): organ " in printed
     assert "published v0001" in printed
@@ -141,6 +141,39 @@ def test_training_tells_its_progress_and_its_validation(
     assert isinstance(stats["best_metric"], float)
     trainer({"steps": 1}, datastore)
     assert "training goes on from v0001" in capsys.readouterr().out
+
+
+def test_a_model_of_poisoned_labels_is_not_served(
+    trainer: TrainEnsemble,
+    infer: SegmentCase,
+    datastore: CaseDatastore,
+    store: FolderStore,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    faster = {"validation": 0.55, "learning_rate": 0.02}  # keeps phantom_003 aside
+    trainer.spec = trainer.spec.model_copy(update={"training": trainer.spec.training.model_copy(update=faster)})
+    trainer({"steps": 150}, datastore)
+    good = trainer.stats()["best_metric"]
+    assert good > 0.2
+    for case in store.cases():
+        if case.label and case.id != "phantom_003":
+            label = read_label(case.label.path)
+            flipped = store.studies.parent / "flipped.nii.gz"
+            write_label(flipped, (label.voxels == 0).astype(np.uint8), label.affine)
+            store.save_label(case.id, flipped, "final", {})
+    result = trainer({"steps": 60}, datastore)
+    printed = capsys.readouterr().out
+    assert (result["version"], result["served"], registry.served()) == ("v0002", "v0001", "v0001")
+    assert "worse than v0001: organ from " in printed
+    assert "v0002 is kept as a candidate and v0001 stays served" in printed
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0001"
+    assert trainer.stats()["best_metric"] == good
+    gate = registry.report("v0002")["gate"]
+    assert (gate["publish"], gate["against"], gate["cases"]) == (False, "v0001", 1)
+    registry.serve("v0002")
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0002"
+    assert registry.rollback() == "v0001"
 
 
 @pytest.mark.parametrize(

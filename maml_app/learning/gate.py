@@ -1,0 +1,46 @@
+"""The gate: a retrained model is served only if it is nowhere worse than the one it would replace."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to publish, and why not: one reason for each label and subset that got worse beyond the tolerance."""
+
+    publish: bool
+    against: str
+    cases: int
+    tolerance: float
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(candidate: dict[str, Any], champion: dict[str, Any], against: str, tolerance: float) -> Verdict:
+    """Compare two evaluations of the same cases, paired, for every subset and everything that is scored.
+
+    Both are what `evaluate` returns. A structure that is in neither truth nor answer counts as 1: finding something
+    there is worse than finding nothing. `tolerance` is the fall in mean Dice that is put down to chance.
+    """
+    shared = [case_id for case_id in candidate["cases"] if case_id in champion["cases"]]
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for case_id in shared:
+        for subset, scores in candidate["cases"][case_id].items():
+            before = champion["cases"][case_id].get(subset, {})
+            for name, value in scores.items():
+                if name in before:
+                    pairs.setdefault((subset, name), []).append((_score(value), _score(before[name])))
+    reasons = []
+    for (subset, name), values in pairs.items():
+        new, old = (sum(column) / len(values) for column in zip(*values, strict=True))
+        if new < old - tolerance:
+            reasons.append(f"{name} from {subset}: Dice {new:.3f}, was {old:.3f} ({len(values)} cases)")
+    return Verdict(not reasons, against, len(shared), tolerance, tuple(reasons))
+
+
+def _score(value: float | None) -> float:
+    return 1.0 if value is None else value
