@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from maml_app.cases.case import Case, FileRef
@@ -109,8 +110,7 @@ class SegmentCase(InferTask):
     def _asked(self, request: dict[str, Any]) -> tuple[Case, str]:
         image = str(request.get("image") or "")
         upload = Path(image)
-        # a file sent with the request is kept by MONAI Label in the temporary folder; other paths are no ids
-        if upload.is_absolute() and upload.parent == Path(tempfile.gettempdir()) and upload.is_file():
+        if upload.is_absolute() and _was_sent(upload):
             modality = _choice(request, "grid", "reference")
             if modality not in self.spec.modality_names:
                 raise CaseError(
@@ -125,6 +125,14 @@ class SegmentCase(InferTask):
                 raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.images)}, got {grid!r}")
             asked = grid
         return case, asked
+
+
+def _was_sent(path: Path) -> bool:
+    """Whether a path is a file that a client sent: with the request, or into a session. Other paths are no ids."""
+    sessions = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or Path.home() / ".cache" / "monailabel" / "sessions")
+    path = path.resolve()
+    known = path.parent == Path(tempfile.gettempdir()).resolve() or sessions.resolve() in path.parents
+    return known and path.is_file()
 
 
 def _choice(request: dict[str, Any], key: str, default: str) -> str:

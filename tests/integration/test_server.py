@@ -102,6 +102,15 @@ def test_the_loop(running: Running) -> None:
         assert (params["model_version"], params["modalities_missing"]) == ("v0001", [])
     assert client.info()["train_stats"]["toy"]["version"] == "v0001"
 
+    # an image that is in no study, sent into a session as Slicer does, or along with the request
+    sent_image = str(running.studies / "phantom_000" / "pet.nii.gz")
+    session = client.create_session(sent_image)["session_id"]
+    file, params = client.infer("toy", "", {"grid": "pet"}, session_id=session)
+    assert params["modalities_used"] == ["pet"]
+    assert read_label(Path(file)).grid.same_as(grid_of(running, "phantom_000", "pet"))
+    file, params = client.infer("toy", "", {"grid": "pet"}, file=sent_image)
+    assert params["modalities_missing"] == ["ct", "mr_t1"]
+
     # saved again: both versions stay, and the next training takes the newest
     assert client.save_label("phantom_004", str(sent))["label"] == "phantom_004@final-0002"
     stored = sorted(path.name for path in (running.studies / "maml_labels" / "phantom_004").glob("*.nii.gz"))
