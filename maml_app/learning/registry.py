@@ -12,6 +12,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +84,41 @@ class ModelRegistry:
         Raises:
             ModelError: the disk is full or cannot be written; nothing is left.
         """
-        part: Path | None = None
+        with self.workspace() as work:
+            part = work / "version"
+            try:
+                part.mkdir()
+                store_model(part / "model.safetensors", network, checkpoint)
+                write_text(part / "report.json", json.dumps(report, indent=1))
+                taken = [int(path.name[1:]) for path in self.root.iterdir() if VERSION.fullmatch(path.name)]
+                version = f"v{max(taken, default=0) + 1:04d}"
+                part.rename(self.root / version)
+            except OSError as error:
+                raise ModelError(
+                    f"{self.root}: the model could not be stored, the served one stays ({error})"
+                ) from None
+        return version
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder for the time of a `with` block, on the models' disk; those of processes that were killed go first.
+
+        Raises:
+            ModelError: the folder cannot be made.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.root))
-            store_model(part / "model.safetensors", network, checkpoint)
-            write_text(part / "report.json", json.dumps(report, indent=1))
-            part.chmod(0o755)
-            taken = [int(path.name[1:]) for path in self.root.iterdir() if VERSION.fullmatch(path.name)]
-            version = f"v{max(taken, default=0) + 1:04d}"
-            os.rename(part, self.root / version)
+            for path in self.root.glob(".work-*"):
+                owner = re.fullmatch(r"\.work-(\d+)-.*", path.name)
+                if owner and not _is_running(int(owner[1])):
+                    shutil.rmtree(path, ignore_errors=True)
+            work = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-", dir=self.root))
         except OSError as error:
-            raise ModelError(f"{self.root}: the model could not be stored, the served one stays ({error})") from None
+            raise ModelError(f"{self.root}: expected a folder that can be written to ({error})") from None
+        try:
+            yield work
         finally:
-            if part is not None and part.exists():
-                shutil.rmtree(part, ignore_errors=True)
-        return version
+            shutil.rmtree(work, ignore_errors=True)
 
     def serve(self, version: str) -> None:
         """Serve a stored version from now on; a reader sees the old or the new one, never anything else.
@@ -123,13 +144,25 @@ class ModelRegistry:
         return history[-2]
 
     def _point(self, history: list[str]) -> None:
-        try:
-            write_text(self.root / "served", "\n".join(history) + "\n")
-        except OSError as error:
-            raise ModelError(f"{self.root}: the served version could not be changed ({error})") from None
+        with self.workspace() as work:
+            try:
+                write_text(work / "served", "\n".join(history) + "\n")
+                (work / "served").replace(self.root / "served")
+            except OSError as error:
+                raise ModelError(f"{self.root}: the served version could not be changed ({error})") from None
 
     def publish(self, network: SegmentationNetwork, checkpoint: Checkpoint, report: dict[str, Any]) -> str:
         """Store a new version and serve it. Returns its name; raises as `store` and `serve`."""
         version = self.store(network, checkpoint, report)
         self.serve(version)
         return version
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -58,6 +58,7 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
     start: SegmentationNetwork | None = None,
+    workspace: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train on labelled cases, keep some patients aside for validation, and score them under every subset.
@@ -66,6 +67,7 @@ def train(
         spec: the task; its `training` section holds steps, patch, batch, learning rate and loss weights.
         cases: cases with a final label.
         start: a network to go on from (warm start), else new weights drawn from the seed.
+        workspace: where prepared cases are kept meanwhile; the system's temporary folder if None.
         report: called with the progress, a few times a minute at least.
 
     Raises:
@@ -77,7 +79,7 @@ def train(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training, held_out = split(labelled, spec.training.validation)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="maml-prepared-") as folder:
+    with tempfile.TemporaryDirectory(prefix="prepared-", dir=workspace) as folder:
         prepared: list[str] = []
 
         def prepared_one(case_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -10,8 +11,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import torch
 from monailabel.config import settings
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
@@ -79,6 +82,9 @@ class SegmentCase(InferTask):
         began = time.monotonic()
         case, asked = self._asked(request)
         model = self.model(_choice(request, "device", ""))
+        # more threads than free cores wait for each other: half of them while a training runs beside
+        cores = os.cpu_count() or 2
+        torch.set_num_threads(max(1, cores // 2) if processes("train") else cores)
         result = segment(model, case, asked, self.spec)
         label = result.label
         convention = _choice(request, "convention", "task")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -25,6 +26,12 @@ from maml_app.tasks.strategy import FirstCase, RandomCase
 from maml_app.tasks.train import TrainEnsemble
 
 
+@pytest.fixture(autouse=True)
+def _leave_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(os, "setpriority", lambda *arguments: None)
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> ModelRegistry:
     return ModelRegistry(tmp_path / "models")
@@ -36,10 +43,7 @@ def datastore(store: FolderStore, spec: TaskSpec) -> CaseDatastore:
 
 
 @pytest.fixture
-def trainer(
-    store: FolderStore, spec: TaskSpec, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
-) -> TrainEnsemble:
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+def trainer(store: FolderStore, spec: TaskSpec, registry: ModelRegistry) -> TrainEnsemble:
     return TrainEnsemble(store, spec, registry)
 
 

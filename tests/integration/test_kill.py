@@ -1,0 +1,68 @@
+"""Training and publishing, killed at random moments: what is served stays whole, and nothing is left lying about."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from maml_app.cases.spec import TaskSpec
+from maml_app.imaging.phantom import write_cases
+from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import load_checkpoint
+from scripts.server import ROOT
+from tests.conftest import TOY
+
+KILLS = int(os.environ.get("MAML_KILLS", "4"))  # 40 takes about eight minutes
+
+TRAIN_FOR_EVER = """
+import sys
+from pathlib import Path
+import torch
+from maml_app.cases.spec import load_task
+from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.train import train
+from maml_app.stores.folder import FolderStore
+torch.set_num_threads(1)
+spec = load_task(Path(sys.argv[1]) / "task.yaml")
+store, registry = FolderStore(Path(sys.argv[1]) / "studies", spec), ModelRegistry(Path(sys.argv[1]) / "models")
+print("ready", flush=True)
+while True:
+    with registry.workspace() as work:
+        result = train(spec, store.cases(), device=torch.device("cpu"), workspace=work)
+    registry.publish(result.network, result.checkpoint, {})
+"""
+
+
+def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: TaskSpec) -> None:
+    (tmp_path / "task.yaml").write_text(TOY.replace("steps: 3", "steps: 1"))
+    write_cases(tmp_path / "studies", spec, count=2, seed=3, size=20)
+    registry = ModelRegistry(tmp_path / "models")
+    moments = random.Random(7)
+    served_before = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0.0, 4.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # consistent: every version listed loads, the served one is among them, and none that was served is gone
+        versions = registry.versions()
+        for version in versions:
+            load_checkpoint(registry.path(version), "toy", spec.signature(), torch.device("cpu"))
+        assert len(registry.history()) >= served_before
+        assert registry.served() in versions or not versions or registry.history() == []
+        served_before = len(registry.history())
+    with registry.workspace():
+        pass  # what the next training does first
+    assert {path.name for path in registry.root.iterdir()} <= {"served", *registry.versions()}
+    assert registry.served() is not None
