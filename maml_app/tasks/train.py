@@ -59,9 +59,12 @@ class TrainEnsemble(TrainTask):
         try:
             return self._train(request)
         except MamlError as error:
-            # in the training process: one line in the task's log, and a failed exit
-            print(f"Training failed: {error}", flush=True)
-            sys.exit(1)
+            reason = str(error)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = f"out of memory; lower training.batch or training.patch in task.yaml ({error})"
+        # in the training process: one line in the task's log, and a failed exit
+        say(f"Training failed: {reason}")
+        sys.exit(1)
 
     def _train(self, request: dict[str, Any]) -> dict[str, Any]:
         # people wait for inference: it has a core of its own, and goes first on the others

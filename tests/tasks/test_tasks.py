@@ -202,6 +202,23 @@ def test_training_mistakes_are_one_line_and_a_failed_exit(
     assert registry.versions() == []
 
 
+def test_running_out_of_memory_is_told_with_a_remedy(
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr("maml_app.tasks.train.train", full)
+    with pytest.raises(SystemExit):
+        trainer({}, datastore)
+    assert "Training failed: out of memory; lower training.batch or training.patch" in capsys.readouterr().out
+    assert list(registry.root.iterdir()) == []
+
+
 def test_the_datastore_lists_cases_and_their_labels(datastore: CaseDatastore, studies: Path) -> None:
     assert datastore.list_images() == [f"phantom_{number:03d}" for number in range(5)]
     assert datastore.get_unlabeled_images() == ["phantom_004"]
