@@ -180,6 +180,48 @@ def test_what_is_no_label_is_refused_and_nothing_written(running: Running, tmp_p
     assert stored() == before
 
 
+def test_inference_goes_on_while_a_new_version_is_trained_and_published(running: Running) -> None:
+    """Every answer names one version and is that version's mask."""
+    if not running.client.info()["train_stats"]["toy"]:
+        assert train(running)["status"] == "DONE"
+    masks: dict[str, list[Any]] = {}
+
+    def ask() -> None:
+        file, params = running.client.infer("toy", "phantom_000", {"result_extension": ".nii.gz"})
+        masks.setdefault(params["model_version"], []).append(read_label(Path(file)).voxels)
+
+    ask()
+    running.client.train_start("toy", {"steps": 20})
+    while running.client.train_status()["status"] in ("SUBMITTED", "RUNNING"):
+        ask()
+        time.sleep(0.2)
+    assert running.client.train_status()["status"] == "DONE"
+    ask()
+    assert len(masks) == 2
+    for answers in masks.values():
+        # the number of threads changes while a training runs: a voxel on the edge may fall either way
+        assert all((answer != answers[0]).mean() < 1e-3 for answer in answers)
+    assert sum(len(answers) for answers in masks.values()) >= 3
+
+
+def test_stopping_a_training_leaves_the_served_version(running: Running) -> None:
+    before = running.client.info()["train_stats"]["toy"].get("version")
+    running.client.train_start("toy", {"steps": 100000})
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        details = running.client.train_status().get("details", [])
+        if any(line.startswith("train ") for line in details):
+            break
+        time.sleep(0.5)
+    else:
+        raise AssertionError("training never took a step")
+    running.client.train_stop()
+    assert running.client.train_status()["status"] == "STOPPED"
+    assert running.client.info()["train_stats"]["toy"].get("version") == before
+    assert train(running)["status"] == "DONE"  # and the next one starts clean
+    assert not list((running.models / "toy").glob(".work-*"))
+
+
 def test_a_training_that_cannot_start_gives_its_reason(running: Running) -> None:
     status = train(running, steps="many")
     assert status["status"] == "ERROR"
