@@ -22,6 +22,7 @@ from maml_app.learning.evaluate import evaluate
 from maml_app.learning.gate import Verdict, judge
 from maml_app.learning.predict import Model, load_model, pick_device
 from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.split import split
 from maml_app.learning.train import Progress, Trained, train
 from maml_app.network.ensemble import SegmentationNetwork
 
@@ -75,7 +76,7 @@ class TrainEnsemble(TrainTask):
         device = pick_device(str(request.get("device") or ""))
         cases = self.source.cases()
         say(f"{sum(case.label is not None for case in cases)} of {len(cases)} cases have a final label; {device}")
-        champion = self._champion(device)
+        champion = self._champion(device, [case for case in cases if case.label], spec.training.validation)
         warm = str(request.get("warm_start", True)).lower() != "false"
         start = self._start(champion, warm)
         with self.registry.workspace() as work:
@@ -126,17 +127,23 @@ class TrainEnsemble(TrainTask):
             raise TrainingError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
         return self.spec.model_copy(update={"training": training})
 
-    def _champion(self, device: torch.device) -> Model | None:
-        """The served model, which a new one is compared with; None if there is none that can be used."""
+    def _champion(self, device: torch.device, labelled: Sequence[Case], fraction: float) -> Model | None:
+        """The served model, to go on from and to be compared with; None if there is none that can be used."""
         version = self.registry.served()
         if version is None:
             say("no model yet: there is nothing to compare with")
             return None
         try:
-            return load_model(self.registry.path(version), self.spec, version, device)
+            model = load_model(self.registry.path(version), self.spec, version, device)
         except ModelError as error:
             say(f"the served model cannot be used, there is nothing to compare with: {error}")
             return None
+        # as when the first labels were all of validation patients: going on from it would score it on what it knows
+        known = sorted({case.id for case in split(labelled, fraction)[1]} & set(model.checkpoint.notes["trained_on"]))
+        if known:
+            say(f"{version} was trained on validation cases ({', '.join(known)}): not compared with, nor gone on from")
+            return None
+        return model
 
     def _start(self, champion: Model | None, warm: bool) -> SegmentationNetwork | None:
         """The network to go on from; None for new weights, said why."""

@@ -147,6 +147,30 @@ def test_training_tells_its_progress_and_its_validation(
     assert "training goes on from v0001" in capsys.readouterr().out
 
 
+def test_a_model_that_knows_the_validation_cases_is_neither_start_nor_rival(
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    studies: Path,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While all labels are of validation patients they are trained on; that model must not be scored on them later."""
+    longer = trainer.spec.training.model_copy(update={"validation": 0.55})  # the side of phantom_003
+    trainer.spec = trainer.spec.model_copy(update={"training": longer})
+    for number in range(3):
+        (studies / f"phantom_{number:03d}" / "label.nii.gz").rename(studies / f"kept-{number}")
+    trainer({}, datastore)
+    assert registry.report("v0001")["trained_on"] == {"phantom_003": "final-0000"}
+    for number in range(3):
+        (studies / f"kept-{number}").rename(studies / f"phantom_{number:03d}" / "label.nii.gz")
+    capsys.readouterr()
+    trainer({}, datastore)
+    assert "v0001 was trained on validation cases (phantom_003): not compared with" in capsys.readouterr().out
+    report = registry.report("v0002")
+    assert (report["warm_start"], report["gate"], report["parent"]) == (False, None, None)
+    assert registry.served() == "v0002"
+
+
 def test_a_model_of_poisoned_labels_is_not_served(
     trainer: TrainEnsemble,
     infer: SegmentCase,
