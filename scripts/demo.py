@@ -39,7 +39,7 @@ def main(
     task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 0,
     once: Annotated[bool, typer.Option("--once", help="play the loop without a person, then stop")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="training steps of --once")] = 120,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of --once")] = 200,
     held_out: Annotated[int, typer.Option(min=1, help="cases that --once never labels, to score the model on")] = 3,
 ) -> None:
     """Start a server and tell what to do next; with --once play info, next, infer, save, train and infer."""
