@@ -29,18 +29,22 @@ def _columns(presence: torch.Tensor) -> torch.Tensor:
     return presence[:, :, None, None, None, None]
 
 
-class PaperHead(nn.Module):
-    """The module of Zhang et al., arXiv 2107.09842:
-
-    fused = Conv3(concat F_i);  a_i = sigmoid(Conv3(LeakyReLU(InstanceNorm(Conv3([F_i, fused])))));
-    out = Conv1(sum a_i F_i). With modalities missing the sum is scaled by M / |present|, so that its size stays.
-    """
+class _Head(nn.Module):
+    """The parts of both heads, for M modalities whose last features are `width` wide."""
 
     def __init__(self, modalities: int, width: int, classes: int) -> None:
         super().__init__()
         self.fuse = _conv(modalities * width, width, 3)
         self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
         self.out = _conv(width, classes, 1)
+
+
+class PaperHead(_Head):
+    """The module of Zhang et al., arXiv 2107.09842:
+
+    fused = Conv3(concat F_i);  a_i = sigmoid(Conv3(LeakyReLU(InstanceNorm(Conv3([F_i, fused])))));
+    out = Conv1(sum a_i F_i). With modalities missing the sum is scaled by M / |present|, so that its size stays.
+    """
 
     def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fused = self.fuse(torch.cat(list(features), dim=1))
@@ -52,18 +56,12 @@ class PaperHead(nn.Module):
         return self.out(weighted), attention
 
 
-class LightHead(nn.Module):
+class LightHead(_Head):
     """The same idea for an eighth of the arithmetic: attention at half resolution, and a softmax over those present.
 
     fused = Conv3(concat P F_i);  a = softmax over present i of U Conv3(LeakyReLU(InstanceNorm(Conv3([P F_i, fused]))));
     out = Conv1(sum a_i F_i), with P a 2 x 2 x 2 mean and U trilinear interpolation.
     """
-
-    def __init__(self, modalities: int, width: int, classes: int) -> None:
-        super().__init__()
-        self.fuse = _conv(modalities * width, width, 3)
-        self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
-        self.out = _conv(width, classes, 1)
 
     def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         size = features[0].shape[2:]
