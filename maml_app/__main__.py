@@ -47,7 +47,10 @@ def _chosen(source: CaseSource, cases: str) -> list[Case]:
     every = source.cases()
     if not cases:
         return every
-    text = Path(cases[1:]).read_text(encoding="utf-8") if cases.startswith("@") else cases
+    try:
+        text = Path(cases[1:]).read_text(encoding="utf-8") if cases.startswith("@") else cases
+    except (OSError, ValueError) as error:
+        raise CaseError(f"--cases {cases}: expected a text file with one id a line, got: {error}") from None
     wanted = text.replace(",", " ").split()
     known = {case.id: case for case in every}
     unknown = [case_id for case_id in wanted if case_id not in known]

@@ -80,6 +80,9 @@ def test_mistakes_are_one_message_and_write_nothing(toy: Path, tmp_path: Path) -
     assert "unknown nobody" in call(
         "train", "--studies", studies, "--task", toy, "--out", out, "--cases", "nobody", expect=2
     )
+    assert "expected a text file with one id a line" in call(
+        "train", "--studies", studies, "--task", toy, "--out", out, "--cases", "@nothing", expect=2
+    )
     printed = call("infer", "--studies", studies, "--task", toy, "--model", toy, "--out", out, expect=2)
     assert "expected a model file, got a damaged or different file" in printed
     printed = call("evaluate", "--studies", studies, "--task", toy, "--model", toy, "--out", out, expect=2)

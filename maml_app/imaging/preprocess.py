@@ -9,7 +9,7 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import Modality, TaskSpec
-from maml_app.errors import GridError, LabelError
+from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.files import read_grid, read_image, read_label
 from maml_app.imaging.geometry import network_grid, resample, resample_label
 from maml_app.imaging.volume import Array, Grid, Volume
@@ -101,7 +101,7 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
         try:
             normal, outside = normalise(volume, modality)
         except ValueError as error:
-            raise GridError(f"case {case.id}: {modality.name} ({ref}): {error}") from None
+            raise ImageError(f"case {case.id}: {modality.name} ({ref}): {error}") from None
         images[index] = resample(normal, volume.grid, grid, fill=outside)
         presence[index] = True
     return Prepared(images, presence, grid)

@@ -140,7 +140,9 @@ def _renumbered(label: Volume, spec: TaskSpec, info: dict[str, Any]) -> Volume:
     for position, entry in enumerate(entries if isinstance(entries, list) else []):
         if not isinstance(entry, dict) or "name" not in entry:
             continue
-        sent = int(entry.get("idx") or position + 1)
+        sent = entry.get("idx") or position + 1
+        if not isinstance(sent, int) or not 1 <= sent <= 255:
+            raise LabelError(f"label_info: expected idx as a whole number from 1 to 255, got {sent!r}")
         value = spec.value_of(str(entry["name"]))
         used = bool((label.voxels == sent).any())
         if value is None and used:

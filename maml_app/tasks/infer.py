@@ -19,7 +19,7 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import CaseError, ModelError
+from maml_app.errors import CaseError, ImageError, ModelError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.preprocess import from_task_values
 from maml_app.learning.predict import Model, load_model, pick_device, segment
@@ -92,6 +92,8 @@ class SegmentCase(InferTask):
             label = from_task_values(label, self.spec, convention)
         extension = str(request.get("result_extension") or ".nii.gz")
         extension = extension if extension.startswith(".") else f".{extension}"
+        if extension not in (".nii.gz", ".nii", ".nrrd"):  # it becomes part of a path: nothing else may
+            raise ImageError(f"expected result_extension as .nii.gz, .nii or .nrrd, got {extension!r}")
         file = Path(tempfile.gettempdir()) / "maml-answers" / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
         write_label(file, label, result.grid.affine, compress=bool(request.get("result_compress", True)))
         seconds = round(time.monotonic() - began, 2)

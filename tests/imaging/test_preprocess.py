@@ -9,7 +9,7 @@ import torch
 
 from maml_app.cases.case import Case, FileRef, LabelRef
 from maml_app.cases.spec import Modality, TaskSpec, load_task
-from maml_app.errors import GridError, LabelError
+from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.preprocess import from_task_values, normalise, prepare, prepare_label, suv_scale, to_task_values
@@ -118,6 +118,13 @@ def test_images_apart_are_refused_with_both_names(oblique_case: Case, fine: Task
     pet.affine[:3, 3] += 900
     write_image(oblique_case.images["pet"].path, pet)
     with pytest.raises(GridError, match=r"case a: expected pet \(.*\) to overlap ct in space"):
+        prepare(oblique_case, fine)
+
+
+def test_pet_that_is_no_suv_is_refused_with_file_and_remedy(oblique_case: Case, fine: TaskSpec) -> None:
+    pet = read_image(oblique_case.images["pet"])
+    write_image(oblique_case.images["pet"].path, Volume(pet.voxels * 10_000, pet.affine))
+    with pytest.raises(ImageError, match=r"case a: pet \(.*pet\.nii\.gz\): expected PET in SUV"):
         prepare(oblique_case, fine)
 
 

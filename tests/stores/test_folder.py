@@ -89,6 +89,9 @@ def test_slicers_own_numbers_are_mapped_by_name(store: FolderStore, tmp_path: Pa
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
     saved = store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "lesion"}, {"name": "organ"}]})
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+    for wrong in ("two", 300, -1):
+        with pytest.raises(LabelError, match=r"label_info: expected idx as a whole number from 1 to 255, got"):
+            store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "organ", "idx": wrong}]})
     with pytest.raises(LabelError, match=r"label value 1: expected .* one of \['organ', 'lesion'\], got 'bone'"):
         store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "bone", "idx": 1}]})
 

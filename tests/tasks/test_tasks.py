@@ -89,7 +89,9 @@ def test_an_answer_lies_on_the_asked_grid_and_says_what_was_used(
     refused(lambda: infer({"image": "phantom_003", "grid": "ct"}), 404, "expected grid to be one of")
     refused(lambda: infer({"image": "nobody"}), 404, "unknown id 'nobody'")
     refused(lambda: infer({"image": "/etc/passwd"}), 404, "unknown id '/etc/passwd'")
-    refused(lambda: infer({"image": "phantom_000", "result_extension": ".png"}), 400, "expected the extension")
+    for extension in (".png", ".x/../../escaped.nii.gz"):
+        request = {"image": "phantom_000", "result_extension": extension}
+        refused(lambda request=request: infer(request), 400, "expected result_extension as .nii.gz, .nii or .nrrd")
 
 
 def test_a_new_version_answers_at_once_and_a_damaged_one_is_refused(
