@@ -30,7 +30,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 out = Console()
 
-Studies = Annotated[Path, typer.Option(help="folder of NIfTI studies, or a MONAI datalist JSON")]
+Studies = Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")]
 TaskOption = Annotated[
     str, typer.Option(help="a shipped task's name or a path to a task.yaml; without it the one that fits the studies")
 ]
@@ -38,9 +38,9 @@ Cases = Annotated[str, typer.Option(help="only these cases: ids with commas betw
 Device = Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")]
 
 
-def _open(studies: Path, task: str) -> tuple[TaskSpec, CaseSource]:
+def _open(studies: str, task: str) -> tuple[TaskSpec, CaseSource]:
     spec = choose_task(studies, task)
-    return spec, open_studies(str(studies), spec)
+    return spec, open_studies(studies, spec)
 
 
 def _chosen(source: CaseSource, cases: str) -> list[Case]:

@@ -20,10 +20,12 @@ from maml_app.cases.case import ORIGINAL
 from maml_app.errors import MamlError
 from maml_app.learning.registry import ModelRegistry
 from maml_app.stores.choice import choose_task, open_studies
+from maml_app.stores.pacs import session
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.strategy import FirstCase, RandomCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.tasks.viewer import add_routes, guard
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +34,13 @@ class MamlApp(MONAILabelApp):
     """One task on one studies folder.
 
     `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
+    For an archive, `--conf cache DIR | cache_gb N | assign FILE | foreign_segs use` as `open_studies` tells.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
-            self.spec = choose_task(Path(studies), conf.get("task", ""), Path(app_dir))
-            self.source = open_studies(studies, self.spec)
+            self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir))
+            self.source = open_studies(studies, self.spec, conf)
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
             # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
@@ -65,6 +68,14 @@ class MamlApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": RandomCase(), "first": FirstCase()}
+
+    def on_init_complete(self) -> None:
+        """In the server, not in its training process: add what the viewer needs, and keep other machines out."""
+        super().on_init_complete()
+        from monailabel.app import app as server
+
+        add_routes(server, self.source, self.spec, self.datastore(), session())
+        guard(server)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but the task gets the image id, not one path: it looks up the whole case itself."""

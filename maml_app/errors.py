@@ -3,6 +3,7 @@
 MamlError                  any mistake that a user can mend; shown without a traceback
 ├── TaskSpecError          a task.yaml that does not validate, or no task that fits
 ├── StudiesError           a studies folder or datalist whose layout cannot be understood
+│   └── ArchiveError       a DICOM archive that cannot be reached, or does not do what it was asked
 ├── CaseError              a case or image id that does not exist, or one case that cannot be used
 │   ├── ImageError         a file that is not a readable 3D volume
 │   ├── GridError          geometry that cannot be right: a singular affine, no overlap
@@ -24,6 +25,10 @@ class TaskSpecError(MamlError):
 
 class StudiesError(MamlError):
     """The studies location cannot be read as cases."""
+
+
+class ArchiveError(StudiesError):
+    """A DICOM archive cannot be reached, refuses, or answers nonsense."""
 
 
 class CaseError(MamlError):

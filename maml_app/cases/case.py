@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -31,10 +31,20 @@ def check_id(case_id: str, what: str = "case id") -> str:
 
 @dataclass(frozen=True)
 class FileRef:
-    """Where one 3D image lies: a file, and the channel if the file is 4D."""
+    """Where one 3D image lies: a file, and the channel if the file is 4D.
+
+    `fetch` is given for an image in an archive: it puts the file at `path`, and does nothing if it is there.
+    """
 
     path: Path
     channel: int | None = None
+    fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+
+    def local(self) -> Path:
+        """The file's path, with the file there if it can be had."""
+        if self.fetch:
+            self.fetch()
+        return self.path
 
     def __str__(self) -> str:
         return f"{self.path}" if self.channel is None else f"{self.path}[{self.channel}]"
@@ -42,11 +52,18 @@ class FileRef:
 
 @dataclass(frozen=True)
 class LabelRef:
-    """One stored label map. Version 0 is the file that came with the images."""
+    """One stored label map. Version 0 is the file that came with the images; `fetch` as in FileRef."""
 
     path: Path
     version: int
     tag: str = FINAL
+    fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+
+    def local(self) -> Path:
+        """The file's path, with the file there if it can be had."""
+        if self.fetch:
+            self.fetch()
+        return self.path
 
     @property
     def id(self) -> str:
@@ -57,7 +74,9 @@ class LabelRef:
 class Case:
     """One case: `images` maps modality name to its file; absent modalities are simply not there.
 
-    `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts.
+    `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts. Cases from a
+    DICOM archive also have `study`, the StudyInstanceUID; `series`, modality -> SeriesInstanceUID; and `others`, series
+    in the same frame of reference that are no modality of the task but may be asked for, by SeriesInstanceUID.
     """
 
     id: str
@@ -65,6 +84,9 @@ class Case:
     labels: tuple[LabelRef, ...] = ()
     patient: str = ""
     problems: tuple[str, ...] = field(default=(), compare=False)
+    study: str = ""
+    series: Mapping[str, str] = field(default_factory=dict, compare=False)
+    others: Mapping[str, FileRef] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -74,6 +96,11 @@ class Case:
         """The newest final label."""
         finals = [label for label in self.labels if label.tag == FINAL]
         return max(finals, key=lambda label: label.version) if finals else None
+
+    @property
+    def grids(self) -> dict[str, FileRef]:
+        """Every image on whose grid an answer can be given, or a label lie: by modality, or by series UID."""
+        return {**self.images, **self.others}
 
     @property
     def patient_id(self) -> str:

@@ -22,18 +22,23 @@ class CaseSource(Protocol):
         """
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
-        """The case and the modality that an image id asks for: `CASE` (its reference) or `CASE@MODALITY`.
+        """The case and the image (a key of `Case.grids`) that an id asks for.
+
+        `CASE` asks for its reference, `CASE@MODALITY` for that one; in an archive a SeriesInstanceUID does as well.
 
         Raises:
             CaseError: there is no such case, or the case lacks the modality.
         """
 
-    def save_label(self, case_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
+    def save_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
         """Check a label map and store it as a new version; earlier ones stay.
 
         Raises:
             LabelError: its values are not the task's, or its grid is none of the case's.
         """
+
+    def slices(self, case: Case, asked: str) -> list[str]:
+        """Names of the slices along the third axis of an image, as WADO-RS addresses them; [] where there are none."""
 
     def info(self, case_id: str) -> dict[str, Any]:
         """Notes about a case, as clients left them (empty if none)."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -29,6 +30,7 @@ class Modality(_Strict):
     kind: Literal["CT", "PET", "MR"]
     files: tuple[str, ...] = Field(min_length=1, description="file-name endings, without extension")
     window: tuple[float, float] | None = Field(default=None, description="CT only: HU range mapped to -1..1")
+    dicom: SeriesRules = Field(default=SeriesRules(), description="how its DICOM series is told from others")
 
     @model_validator(mode="after")
     def _window_fits_kind(self) -> Modality:

@@ -58,13 +58,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_image(path: Path, volume: Volume) -> None:
-    """Write an image as float32 NIfTI, atomically."""
-    image = nib.Nifti1Image(np.asarray(volume.voxels, dtype=np.float32), volume.affine)
+    """Write an image as NIfTI, atomically: int16 where that loses nothing, as with CT, else float32."""
+    voxels = np.asarray(volume.voxels, dtype=np.float32)
+    whole = voxels.size and np.abs(voxels).max() < 2**15 and not (voxels % 1).any()
+    image = nib.Nifti1Image(voxels.astype(np.int16) if whole else voxels, volume.affine)
     write_atomically(path, lambda part: nib.save(image, part))
 
 
 def _open(ref: FileRef) -> Any:
-    path = ref.path
+    path = ref.local()
     try:
         size = path.stat().st_size
     except OSError as error:

@@ -147,7 +147,7 @@ def read_case_label(case: Case, spec: TaskSpec) -> Volume:
     """
     if case.label is None:
         raise LabelError(f"case {case.id}: expected a final label, got none")
-    return to_task_values(read_label(case.label.path), spec, str(case.label.path))
+    return to_task_values(read_label(case.label.local()), spec, str(case.label.path))
 
 
 def prepare_label(case: Case, spec: TaskSpec, grid: Grid) -> Array:

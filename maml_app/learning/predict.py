@@ -70,7 +70,7 @@ def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device) -
 
 
 def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Sequence[str] = ()) -> Segmentation:
-    """Segment a case from all of its modalities, on the grid of the modality that is asked for.
+    """Segment a case from all of its modalities, on the grid of the modality (or other series) that is asked for.
 
     Args:
         leave_out: modalities to do without although they are there.
@@ -79,7 +79,7 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
         CaseError: an image cannot be read or shares no space with the others.
     """
     kept = {name: ref for name, ref in case.images.items() if name not in leave_out}
-    grid = read_grid(case.images[asked])
+    grid = read_grid(case.grids[asked])
     used_case = Case(case.id, kept, patient=case.patient)
     prepared = prepare(used_case, spec)
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)

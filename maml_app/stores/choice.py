@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec, load_task
-from maml_app.errors import StudiesError, TaskSpecError
+from maml_app.errors import ArchiveError, StudiesError, TaskSpecError
+from maml_app.stores.cache import Cache, cache_folder
+from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.folder import FolderStore
 from maml_app.stores.layouts import read_cases
+from maml_app.stores.pacs import Pacs
 
 APPS = Path(__file__).resolve().parents[2] / "apps"
 
@@ -18,13 +23,20 @@ def shipped_tasks() -> dict[str, Path]:
     return {path.parent.name: path for path in sorted(APPS.glob("*/task.yaml"))}
 
 
-def choose_task(studies: Path, asked: str = "", app_dir: Path | None = None) -> TaskSpec:
+def is_archive(studies: str) -> bool:
+    """Whether a studies argument is a DICOMweb address."""
+    return studies.startswith(("http://", "https://"))
+
+
+def choose_task(studies: str | Path, asked: str = "", app_dir: Path | None = None) -> TaskSpec:
     """The task by `asked` (a shipped name or a path), else <studies>/task.yaml, else the app folder's own, else the
-    one shipped task whose file rules match the studies best.
+    one shipped task whose rules match the studies best.
 
     Raises:
         TaskSpecError: a task.yaml does not validate, or none, or several tasks fit; the choices are listed.
+        ArchiveError: the studies are in an archive that cannot be asked.
     """
+    studies = str(studies)
     shipped = shipped_tasks()
     if asked:
         if asked in shipped:
@@ -32,7 +44,8 @@ def choose_task(studies: Path, asked: str = "", app_dir: Path | None = None) -> 
         if Path(asked).exists():
             return load_task(Path(asked))
         raise TaskSpecError(f"expected a task of {sorted(shipped)} or a path to a task.yaml, got {asked!r}")
-    home = studies if studies.is_dir() else studies.parent
+    home = None if is_archive(studies) else Path(studies)
+    home = home.parent if home and not home.is_dir() else home
     for folder in (home, app_dir):
         if folder and (folder / "task.yaml").is_file():
             return load_task(folder / "task.yaml")
@@ -40,7 +53,11 @@ def choose_task(studies: Path, asked: str = "", app_dir: Path | None = None) -> 
     refused: list[str] = []
     for name, path in shipped.items():
         try:
-            counts[name] = sum(len(case.images) for case in read_cases(studies, load_task(path)))
+            task = load_task(path)
+            cases = open_studies(studies, task).cases() if is_archive(studies) else read_cases(Path(studies), task)
+            counts[name] = sum(len(case.images) for case in cases)
+        except ArchiveError:
+            raise
         except StudiesError as error:
             refused.append(str(error))
     best = [name for name, count in counts.items() if count and count == max(counts.values())]
@@ -54,15 +71,56 @@ def choose_task(studies: Path, asked: str = "", app_dir: Path | None = None) -> 
     )
 
 
-def open_studies(studies: str, spec: TaskSpec) -> CaseSource:
+def open_studies(studies: str, spec: TaskSpec, options: Mapping[str, str] | None = None) -> CaseSource:
     """The store behind a studies argument.
 
+    Args:
+        options: for an archive: `cache`, a folder for what is downloaded, and `cache_gb`, its size limit; `assign`,
+            a JSON file {SeriesInstanceUID: modality or null} or `UID=MODALITY,UID=none`, which goes before the rules
+            (as does assign.json in the archive's cache folder); `foreign_segs`: `use` takes SEGs by other software
+            as labels.
+
     Raises:
-        StudiesError: a DICOMweb address (not served yet), or a location that is not there.
+        StudiesError: a location that is not there.
+        TaskSpecError: an option that cannot be understood.
     """
-    if studies.startswith(("http://", "https://")):
-        raise StudiesError(f"{studies}: expected a folder of NIfTI studies or a datalist JSON, got a DICOMweb address")
+    options = options or {}
+    if is_archive(studies):
+        url = studies.rstrip("/")
+        folder = cache_folder(url, options.get("cache", ""))
+        try:
+            limit_gb = float(options.get("cache_gb") or 20)
+        except ValueError:
+            raise TaskSpecError(f"cache_gb: expected a number of gigabytes, got {options['cache_gb']!r}") from None
+        foreign = options.get("foreign_segs", "ignore")
+        if foreign not in ("ignore", "use"):
+            raise TaskSpecError(f"foreign_segs: expected ignore or use, got {foreign!r}")
+        forced = _assigned(folder / "assign.json", spec) if (folder / "assign.json").is_file() else {}
+        if options.get("assign"):
+            forced |= _assigned(options["assign"], spec)
+        return DicomWebStore(Pacs(url), spec, Cache(folder, limit_gb), forced, foreign == "use")
     path = Path(studies)
     if not path.exists():
         raise StudiesError(f"{path}: expected a folder of studies or a datalist JSON, got nothing there")
     return FolderStore(path, spec)
+
+
+def _assigned(source: Path | str, spec: TaskSpec) -> dict[str, str | None]:
+    """Series set by hand: a JSON file, or `UID=MODALITY,UID=none`."""
+    expected = "{SeriesInstanceUID: modality or null} in a JSON file, or UID=MODALITY,UID=none"
+    if isinstance(source, str) and "=" in source:
+        pairs = [pair.partition("=") for pair in source.split(",") if pair.strip()]
+        content: object = {uid.strip(): name.strip() for uid, _, name in pairs}
+    else:
+        try:
+            content = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TaskSpecError(f"assign {source}: expected {expected}, got: {error}") from None
+    if not isinstance(content, dict):
+        raise TaskSpecError(f"assign {source}: expected {expected}, got {type(content).__name__}")
+    result: dict[str, str | None] = {}
+    for uid, name in content.items():
+        if name is not None and name != "none" and name not in spec.modality_names:
+            raise TaskSpecError(f"assign: {uid}: expected one of {[*spec.modality_names, 'none']}, got {name!r}")
+        result[str(uid)] = None if name in (None, "none") else str(name)
+    return result

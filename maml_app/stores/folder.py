@@ -15,14 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maml_app.cases.case import Case, LabelRef, check_id
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError, StudiesError
-from maml_app.imaging.files import read_grid, read_label, write_label, write_text
-from maml_app.imaging.preprocess import to_task_values
-from maml_app.imaging.volume import Volume
+from maml_app.imaging.files import write_label, write_text
+from maml_app.stores.incoming import checked_label, volumes_ml
 from maml_app.stores.layouts import LABEL_STORE, read_cases
 
 TAG = re.compile(r"[A-Za-z0-9_]+")
@@ -64,11 +61,11 @@ class FolderStore:
     def _with_stored(self, case: Case) -> Case:
         return replace(case, labels=(*case.labels, *self._stored(case.id)))
 
-    def save_label(self, case_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
+    def save_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
         if not TAG.fullmatch(tag):
             raise LabelError(f"expected a label tag of letters, digits and '_', got {tag!r}")
-        case = self.case(case_id)
-        label = self._checked(case, file, info)
+        case, asked = self.resolve(image_id)
+        label, _ = checked_label(case, file, self.spec, info, asked)
         folder = self.label_root / case.id
         version = max((one.version for one in case.labels), default=0) + 1
         while True:
@@ -80,32 +77,19 @@ class FolderStore:
                 version += 1
             except OSError as error:
                 raise StudiesError(f"{folder}: the label could not be stored, nothing was written ({error})") from None
-        values, counts = np.unique(label.voxels, return_counts=True)
         record = {
             "case": case.id,
             "tag": tag,
             "version": version,
             "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-            "volume_ml": {
-                self.spec.label_values[int(value)]: round(float(count) * label.grid.voxel_ml, 4)
-                for value, count in zip(values, counts, strict=True)
-                if value
-            },
+            "volume_ml": volumes_ml(label, self.spec),
             "info": info,
         }
         self._write_json(ref.path.with_name(f"{ref.id}.json"), record)
         return ref
 
-    def _checked(self, case: Case, file: Path, info: dict[str, Any]) -> Volume:
-        label = _renumbered(read_label(file), self.spec, info)
-        label = to_task_values(label, self.spec, f"case {case.id}, label sent")
-        grids = {name: read_grid(ref) for name, ref in case.images.items()}
-        if not any(grid.same_as(label.grid) for grid in grids.values()):
-            listed = "; ".join(f"{name} {grid}" for name, grid in grids.items())
-            raise LabelError(
-                f"case {case.id}: expected a label on the grid of one of its images ({listed}), got {label.grid}"
-            )
-        return label
+    def slices(self, case: Case, asked: str) -> list[str]:
+        return []  # files have no names for their slices
 
     def info(self, case_id: str) -> dict[str, Any]:
         path = self.label_root / check_id(case_id) / "info.json"
@@ -126,29 +110,3 @@ class FolderStore:
             write_text(path, text)
         except OSError as error:
             raise StudiesError(f"{path}: could not be written ({error})") from None
-
-
-def _renumbered(label: Volume, spec: TaskSpec, info: dict[str, Any]) -> Volume:
-    """Undo a viewer's own numbering: `label_info` names what each value means (Slicer counts segments 1..N).
-
-    Raises:
-        LabelError: a name that is no label of the task.
-    """
-    entries = info.get("label_info") or []
-    table = np.arange(256, dtype=np.uint8)
-    named = False
-    for position, entry in enumerate(entries if isinstance(entries, list) else []):
-        if not isinstance(entry, dict) or "name" not in entry:
-            continue
-        sent = entry.get("idx") or position + 1
-        if not isinstance(sent, int) or not 1 <= sent <= 255:
-            raise LabelError(f"label_info: expected idx as a whole number from 1 to 255, got {sent!r}")
-        value = spec.value_of(str(entry["name"]))
-        used = bool((label.voxels == sent).any())
-        if value is None and used:
-            known = [one.name for one in spec.labels]
-            raise LabelError(f"label value {sent}: expected a segment named one of {known}, got {entry['name']!r}")
-        if value is not None:
-            table[sent] = value
-            named = True
-    return Volume(table[label.voxels], label.affine) if named else label

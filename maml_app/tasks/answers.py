@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException
 
-from maml_app.errors import CaseError, GridError, ImageError, LabelError, MamlError, ModelError
+from maml_app.errors import ArchiveError, CaseError, GridError, ImageError, LabelError, MamlError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 def answering() -> Iterator[None]:
     """Turn a MamlError inside the block into an HTTP error that carries its message.
 
-    404 an unknown case, 409 no model to answer with, 400 anything else that is wrong with the request or its data.
+    404 an unknown case, 409 no model to answer with, 502 an archive that does not answer, 400 anything else that is
+    wrong with the request or its data.
     """
     try:
         yield
@@ -26,6 +27,8 @@ def answering() -> Iterator[None]:
         status = 400
         if isinstance(error, ModelError):
             status = 409
+        elif isinstance(error, ArchiveError):
+            status = 502
         elif isinstance(error, CaseError) and not isinstance(error, (ImageError, GridError, LabelError)):
             status = 404
         raise HTTPException(status_code=status, detail=str(error)) from None

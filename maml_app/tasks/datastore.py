@@ -71,17 +71,24 @@ class CaseDatastore(Datastore):
     def get_image_uri(self, image_id: str) -> str:
         with answering():
             case, modality = self.source.resolve(image_id)
-            return str(_as_file(case.images[modality]))
+            return str(_as_file(case.grids[modality]))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Notes about the case, and what it holds."""
         with answering():
             case, modality = self.source.resolve(image_id)
+            dicom = {
+                "StudyInstanceUID": case.study,
+                "SeriesInstanceUID": case.series.get(modality, modality),
+                "PatientID": case.patient,
+                "Modality": modality,
+            }
             return {
                 **self.source.info(case.id),
+                **(dicom if case.study else {}),
                 "case": case.id,
                 "modality": modality,
-                "images": {name: f"{case.id}@{name}" for name in case.images},
+                "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
                 "missing": list(case.missing(self.spec.modality_names)),
                 "labelled": case.label is not None,
             }
@@ -112,7 +119,7 @@ class CaseDatastore(Datastore):
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         with answering():
-            return str(self._label(label_id, label_tag).path)
+            return str(self._label(label_id, label_tag).local())
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         with answering():
@@ -122,7 +129,7 @@ class CaseDatastore(Datastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         with answering():
             case, _ = self.source.resolve(image_id)
-            label = self.source.save_label(case.id, Path(label_filename), label_tag or FINAL, label_info or {})
+            label = self.source.save_label(image_id, Path(label_filename), label_tag or FINAL, label_info or {})
             return f"{case.id}@{label.id}"
 
     def status(self) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class CaseDatastore(Datastore):
 def _as_file(ref: FileRef) -> Path:
     """A 3D file for clients: the file itself, or a channel of a 4D file, cut out once a version of the file."""
     if ref.channel is None:
-        return ref.path
+        return ref.local()
     key = f"{ref.path.resolve()}:{ref.channel}:{ref.path.stat().st_mtime_ns}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.nii.gz"
     target = Path(tempfile.gettempdir()) / "maml-channels" / name

@@ -129,8 +129,8 @@ class SegmentCase(InferTask):
         case, asked = self.source.resolve(image)
         grid = _choice(request, "grid", "reference")
         if grid != "reference":
-            if grid not in case.images:
-                raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.images)}, got {grid!r}")
+            if grid not in case.grids:
+                raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.grids)}, got {grid!r}")
             asked = grid
         return case, asked
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from maml_app.errors import StudiesError, TaskSpecError
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ArchiveError, StudiesError, TaskSpecError
+from maml_app.stores.cache import cache_folder
 from maml_app.stores.choice import choose_task, open_studies, shipped_tasks
+from maml_app.stores.dicomweb import DicomWebStore
 from tests.conftest import TOY
 
 
@@ -56,5 +59,31 @@ def test_studies_that_are_not_there_or_not_served_are_told(tmp_path: Path) -> No
     spec = choose_task(tmp_path, "brats_mr")
     with pytest.raises(StudiesError, match="got nothing there"):
         open_studies(str(tmp_path / "none"), spec)
-    with pytest.raises(StudiesError, match="got a DICOMweb address"):
-        open_studies("http://127.0.0.1/dicom-web", spec)
+
+
+def test_an_archive_that_does_not_answer_is_told_with_its_address() -> None:
+    with pytest.raises(ArchiveError, match=r"127\.0\.0\.1:9/dicom-web: listing series failed: it cannot be reached"):
+        choose_task("http://127.0.0.1:9/dicom-web")
+
+
+def test_options_of_an_archive(tmp_path: Path, spec: TaskSpec) -> None:
+    def forced(assign: str) -> dict[str, str | None]:
+        store = open_studies("http://127.0.0.1:9/dicom-web/", spec, {"cache": str(tmp_path), "assign": assign})
+        assert isinstance(store, DicomWebStore)
+        return store.forced
+
+    assert forced("1.2.3=ct, 1.2.4=none") == {"1.2.3": "ct", "1.2.4": None}
+    file = tmp_path / "mine.json"
+    file.write_text('{"1.2.3": "pet", "1.2.4": null}', encoding="utf-8")
+    assert forced(str(file)) == {"1.2.3": "pet", "1.2.4": None}
+    beside = cache_folder("http://127.0.0.1:9/dicom-web", str(tmp_path)) / "assign.json"
+    beside.parent.mkdir()
+    beside.write_text('{"1.2.9": "mr_t1", "1.2.3": "mr_t1"}', encoding="utf-8")
+    assert forced("1.2.3=ct") == {"1.2.9": "mr_t1", "1.2.3": "ct"}
+    with pytest.raises(TaskSpecError, match=r"1\.2\.3: expected one of \['ct', 'pet', 'mr_t1', 'none'\], got 'xray'"):
+        forced("1.2.3=xray")
+    with pytest.raises(TaskSpecError, match=r"nothing\.json: expected \{SeriesInstanceUID"):
+        forced("nothing.json")
+    for wrong, message in (({"cache_gb": "much"}, "number of gigabytes"), ({"foreign_segs": "yes"}, "ignore or use")):
+        with pytest.raises(TaskSpecError, match=message):
+            open_studies("http://127.0.0.1:9/dicom-web", spec, wrong)
