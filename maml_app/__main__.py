@@ -1,4 +1,5 @@
-"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | phantom | models`."""
+"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | import-labels |
+phantom | models`."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from maml_app.archive_commands import import_labels, print_series
 from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, MamlError, StudiesError
 from maml_app.model_commands import models_app
 from maml_app.stores.choice import choose_task, open_studies
+from maml_app.stores.dicomweb import DicomWebStore
 
 app = typer.Typer(
     help="Multi-modal segmentation of cases: check studies, train an ensemble, evaluate it, segment with it.",
@@ -28,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app, name="models")
+app.command("import-labels")(import_labels)
 out = Console()
 
 Studies = Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")]
@@ -83,10 +87,15 @@ def _bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
 
 @app.command()
 def check(studies: Studies, task: TaskOption = "") -> None:
-    """Print each case: modalities, grids, label and what is wrong. Exit code 1 if anything is."""
+    """Print each case: modalities, grids, label and what is wrong; of an archive also each series, and why it is used.
+
+    Exit code 1 if anything is wrong.
+    """
     from maml_app.imaging.check import inspect
 
     spec, source = _open(studies, task)
+    if isinstance(source, DicomWebStore):
+        print_series(source)
     cases = source.cases()
     table = Table(title=f"{studies}: {len(cases)} cases, task {spec.name}", show_lines=True)
     for heading in ("case", "images", "missing", "label", "problems"):
@@ -245,13 +254,16 @@ def phantom(
     size: Annotated[int, typer.Option(min=16, help="voxels along the finest grid's first axis")] = 48,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     labelled: Annotated[int | None, typer.Option(min=0, help="how many get a label; all without it")] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help="DICOM studies instead of NIfTI files")] = False,
 ) -> None:
     """Write synthetic multi-modal cases for a task."""
     from maml_app.imaging.phantom import write_cases
+    from maml_app.imaging.phantom_dicom import write_studies
 
     if out_dir.exists() and any(out_dir.iterdir()):
         raise CaseError(f"{out_dir}: expected an empty or new folder, got one with files in it")
-    written = write_cases(out_dir, choose_task(out_dir, task), count, seed, size, labelled)
+    write = write_studies if dicom else write_cases
+    written = write(out_dir, choose_task(out_dir, task), count, seed, size, labelled)
     out.print(f"{len(written)} cases written to {out_dir}")
 
 

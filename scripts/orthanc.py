@@ -56,7 +56,7 @@ class Orthanc:
     def start(self) -> None:
         """Start, or start again on the same database and port."""
         if not (program := shutil.which("Orthanc")) or not PLUGIN.exists():
-            raise ServerError("Orthanc and its DICOMweb plugin are not installed; run scripts/install-orthanc")
+            raise ServerError("Orthanc and its DICOMweb plugin are not installed; run scripts/install-tools")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "orthanc.json"
         settings.write_text(json.dumps(self._settings), encoding="utf-8")

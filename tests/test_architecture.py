@@ -19,7 +19,8 @@ BELOW = {
     "app": {"tasks", "learning", "stores", "cases", "errors"},
     "main": {"app"},
     "model_commands": {"learning", "errors"},
-    "__main__": {"model_commands", "learning", "imaging", "stores", "cases", "errors"},
+    "archive_commands": {"stores", "imaging", "errors"},
+    "__main__": {"model_commands", "archive_commands", "learning", "imaging", "stores", "cases", "errors"},
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
 

@@ -166,7 +166,8 @@ def read_series(images: Sequence[Dataset]) -> tuple[Volume, Stack]:
             decoded = {one.image: _pixels(image)}  # one image at a time: a multi-frame one is a whole series
             scales[one.image] = _suv_factor(image) if image.get("Modality") == "PT" else 1.0
         plane = _rescaled(decoded[one.image][one.frame], image, one.frame)
-        voxels[:, :, place] = plane.T * scales[one.image]
+        with np.errstate(over="ignore"):  # told below
+            voxels[:, :, place] = plane.T * scales[one.image]
     if not np.isfinite(voxels).all():
         raise ImageError("expected finite pixel values, got NaN or infinite ones after rescaling")
     return Volume(voxels, order.grid.affine), order

@@ -26,7 +26,12 @@
   const sliceOf = imageId => (imageId.match(/instances\/([^/]+\/frames\/\d+)/) || [])[1];
 
   function tell(message, type) {
-    service('uiNotificationService').show({ title: task.title, message, type, duration: type === 'error' ? 12000 : 5000 });
+    service('uiNotificationService').show({
+      title: task.title,
+      message,
+      type,
+      duration: type === 'error' ? 12000 : 5000,
+    });
     box.message.textContent = message;
     box.message.dataset.type = type;
   }
@@ -75,10 +80,18 @@
       const segments = {};
       task.labels.forEach((label, index) => {
         segments[label.value] = {
-          segmentIndex: label.value, label: label.name, active: index === 0, locked: false, color: [...label.colour, 255],
+          segmentIndex: label.value,
+          label: label.name,
+          active: index === 0,
+          locked: false,
+          color: [...label.colour, 255],
         };
       });
-      const options = { segmentationId: segmentationId(series), label: displaySet.SeriesDescription || series, segments };
+      const options = {
+        segmentationId: segmentationId(series),
+        label: displaySet.SeriesDescription || series,
+        segments,
+      };
       await service('segmentationService').createLabelmapForDisplaySet(displaySet, options);
     }
     await show();
@@ -151,7 +164,10 @@
     const voxels = nrrdVoxels(await parts.get('image').arrayBuffer());
     const images = await segmentationOf(view);
     const size = voxels.length / info.slices.length;
-    if (images.size !== info.slices.length || info.slices.some(name => !images.has(name) || pixels(images, name).length !== size)) {
+    if (
+      images.size !== info.slices.length ||
+      info.slices.some(name => !images.has(name) || pixels(images, name).length !== size)
+    ) {
       throw new Error('The series in the viewer is not the one that the server has; open the study again.');
     }
     info.slices.forEach((name, index) => pixels(images, name).set(voxels.subarray(index * size, (index + 1) * size)));
@@ -236,7 +252,10 @@
     await show();
     if (!known.has(view.series)) {
       const failed = error => ({ error: error.message });
-      known.set(view.series, ask(`/maml/series/${view.series}`).then(answer => answer.json(), failed));
+      known.set(
+        view.series,
+        ask(`/maml/series/${view.series}`).then(answer => answer.json(), failed),
+      );
     }
     const info = await known.get(view.series);
     if (!active() || active().series !== view.series) {
@@ -258,13 +277,19 @@
       return;
     }
     opened = view.displaySet.StudyInstanceUID;
-    const study = await ask(`/maml/study/${opened}`).then(answer => answer.json(), () => null);
+    const study = await ask(`/maml/study/${opened}`).then(
+      answer => answer.json(),
+      () => null,
+    );
     if (!study || Object.values(study.series).includes(view.series)) {
       return;
     }
     const found = service('displaySetService').getDisplaySetsForSeries(study.reference)[0];
     if (found) {
-      const update = service('hangingProtocolService').getViewportsRequireUpdate(view.viewportId, found.displaySetInstanceUID);
+      const update = service('hangingProtocolService').getViewportsRequireUpdate(
+        view.viewportId,
+        found.displaySetInstanceUID,
+      );
       service('viewportGridService').setDisplaySetsForViewports(update);
     }
   }
@@ -284,23 +309,43 @@
 
   function build() {
     const style = 'background:#0a69b9;color:white;border:0;border-radius:4px;padding:3px 8px;margin:2px;cursor:pointer';
-    const button = (name, attributes, action) => make('button', { type: 'button', style, ...attributes, click: action }, name);
+    const button = (name, attributes, action) =>
+      make('button', { type: 'button', style, ...attributes, click: action }, name);
     const options = task.labels.map(label => make('option', { value: label.value }, label.name));
     const dark = 'background:#041c4a;color:white;border:1px solid #0a69b9;border-radius:4px;margin:2px';
     const made = {
       series: make('div', { 'data-maml': 'series', style: 'overflow-wrap:anywhere' }),
       state: make('div', { 'data-maml': 'state' }),
-      label: make('select', { 'data-maml': 'label', 'aria-label': 'Label to draw', style: dark, change: chooseLabel }, ...options),
+      label: make(
+        'select',
+        { 'data-maml': 'label', 'aria-label': 'Label to draw', style: dark, change: chooseLabel },
+        ...options,
+      ),
       size: make('input', {
-        'data-maml': 'size', 'aria-label': 'Brush radius, mm', title: 'Brush radius, mm', type: 'range', min: 1, max: 40,
-        value: 8, style: 'width:90px;vertical-align:middle;background:transparent;accent-color:#0a69b9', change: () => chooseTool(current()),
+        'data-maml': 'size',
+        'aria-label': 'Brush radius, mm',
+        title: 'Brush radius, mm',
+        type: 'range',
+        min: 1,
+        max: 40,
+        value: 8,
+        style: 'width:90px;vertical-align:middle;background:transparent;accent-color:#0a69b9',
+        change: () => chooseTool(current()),
       }),
       message: make('div', { 'data-maml': 'message', role: 'status', style: 'min-height:2.5em;margin-top:4px' }),
       tools: new Map(),
     };
-    const current = () => ([...made.tools].find(([, one]) => one.getAttribute('aria-pressed') === 'true') || ['WindowLevel'])[0];
-    for (const [tool, name] of [['CircularBrush', 'Brush'], ['CircularEraser', 'Eraser'], ['WindowLevel', 'Look']]) {
-      made.tools.set(tool, button(name, { 'data-maml': tool, 'aria-pressed': 'false' }, () => chooseTool(tool)));
+    const current = () =>
+      ([...made.tools].find(([, one]) => one.getAttribute('aria-pressed') === 'true') || ['WindowLevel'])[0];
+    for (const [tool, name] of [
+      ['CircularBrush', 'Brush'],
+      ['CircularEraser', 'Eraser'],
+      ['WindowLevel', 'Look'],
+    ]) {
+      made.tools.set(
+        tool,
+        button(name, { 'data-maml': tool, 'aria-pressed': 'false' }, () => chooseTool(tool)),
+      );
     }
     made.root = make(
       'section',
@@ -315,7 +360,11 @@
         button('Segment this series', { 'data-maml': 'run' }, () => guarded(run)),
         button('Start empty', { 'data-maml': 'empty' }, () => guarded(startEmpty)),
       ),
-      button('Save as final label', { 'data-maml': 'save', style: `${style};background:#1a7f37;font-weight:bold` }, () => guarded(save)),
+      button(
+        'Save as final label',
+        { 'data-maml': 'save', style: `${style};background:#1a7f37;font-weight:bold` },
+        () => guarded(save),
+      ),
       made.message,
     );
     return made;

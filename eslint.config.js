@@ -1,0 +1,30 @@
+// What eslint asks of the viewer extension: plain JavaScript, as the browser runs it.
+const browser = ['window', 'document', 'fetch', 'FormData', 'Blob', 'TextDecoder', 'MutationObserver', 'escape'];
+
+module.exports = [
+  {
+    files: ['maml_app/viewer/*.js'],
+    languageOptions: {
+      ecmaVersion: 2022,
+      sourceType: 'script',
+      globals: Object.fromEntries(browser.map(name => [name, 'readonly'])),
+    },
+    linterOptions: { reportUnusedDisableDirectives: 'error' },
+    rules: {
+      'no-undef': 'error',
+      'no-unused-vars': 'error',
+      'no-use-before-define': ['error', { functions: false, variables: false }],
+      'prefer-const': 'error',
+      'no-var': 'error',
+      eqeqeq: 'error',
+      curly: 'error',
+      'no-shadow': 'error',
+      'no-empty': 'error',
+      'no-unreachable': 'error',
+      'no-fallthrough': 'error',
+      'no-implicit-globals': 'error',
+      'require-atomic-updates': 'off',
+      'max-len': ['error', { code: 120 }],
+    },
+  },
+];

@@ -1,0 +1,38 @@
+"""An Orthanc to try things with: what it holds is lost when it stops."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.orthanc import Orthanc
+from scripts.server import ServerError
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="folder with DICOM files, at any depth")],
+    port: Annotated[int, typer.Argument(help="0 takes a free one")] = 8042,
+) -> None:
+    """Serve a folder of DICOM files over DICOMweb until Ctrl-C."""
+    if not folder.is_dir():
+        sys.exit(f"pacs: expected a folder of DICOM files, got {folder}, which is none")
+    with tempfile.TemporaryDirectory(prefix="maml-pacs-") as home:
+        try:
+            with Orthanc(Path(home), port) as orthanc:
+                count = orthanc.add_folder(folder)
+                print(f"{count} DICOM objects are served at {orthanc.dicomweb}; Ctrl-C stops it and forgets them")
+                print(f"next: scripts/serve --studies {orthanc.dicomweb}", flush=True)
+                threading.Event().wait()
+        except ServerError as error:
+            sys.exit(f"pacs: {error}")
+        except KeyboardInterrupt:
+            print("\nstopped")
+
+
+if __name__ == "__main__":
+    typer.run(main)
