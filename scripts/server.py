@@ -27,30 +27,38 @@ def free_port() -> int:
 
 
 class Server:
-    """`monailabel start_server` on the loopback address, stopped on leaving the `with` block.
+    """`monailabel start_server`, stopped on leaving the `with` block.
 
     Args:
-        studies: what to serve.
+        studies: what to serve: a folder, a datalist or a DICOMweb address.
         log: file for everything the server prints.
         app: app folder, relative to the project.
         conf: `--conf` pairs.
+        host: address to listen on; None leaves it to the server.
     """
 
     def __init__(
-        self, studies: Path, log: Path, app: str = "maml_app", port: int = 0, conf: dict[str, str] | None = None
+        self,
+        studies: Path | str,
+        log: Path,
+        app: str = "maml_app",
+        port: int = 0,
+        conf: dict[str, str] | None = None,
+        host: str | None = "127.0.0.1",
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        self._command = ["monailabel", "start_server", "--app", str(ROOT / app), "--studies", str(studies.resolve())]
-        self._command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self._command = ["monailabel", "start_server", "--app", str(ROOT / app), "--studies"]
+        self._command += [str(studies.resolve() if isinstance(studies, Path) else studies), "--port", str(self.port)]
+        self._command += ["--host", host] if host else []
         for key, value in (conf or {}).items():
             self._command += ["--conf", key, value]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**os.environ, "PATH": path, "MONAI_LABEL_TRACKING_ENABLED": "false"}
+        environment = {**os.environ, "PATH": path}
         with self.log.open("wb") as log:
             # a session of its own: stopping reaches a running training as well
             self._process = subprocess.Popen(

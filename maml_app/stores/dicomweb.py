@@ -6,6 +6,7 @@ changed or deleted: a label is stored as a new SEG series.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ from maml_app.stores.cache import Cache
 from maml_app.stores.examinations import Examination, list_examinations
 from maml_app.stores.incoming import checked_label
 from maml_app.stores.pacs import Pacs
+
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class DicomWebStore:
@@ -96,7 +99,9 @@ class DicomWebStore:
 
     def case(self, case_id: str) -> Case:
         study = case_id.rpartition("-")[0] or case_id
-        found = [self._case(one) for one in self.examinations(study) if one.series and case_id in (one.id, one.study)]
+        # no case id of ours: nothing to ask the archive for
+        listed = self.examinations(study) if UID.fullmatch(study) else []
+        found = [self._case(one) for one in listed if one.series and case_id in (one.id, one.study)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -105,7 +110,7 @@ class DicomWebStore:
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
         name, _, asked = image_id.partition("@")
-        rows = self.pacs.series(series=name) if name and not asked else []
+        rows = self.pacs.series(series=name) if UID.fullmatch(name) and not asked else []
         if not rows:
             case = self.case(name)
             asked = asked or case.frame_modality(self.spec.preference)

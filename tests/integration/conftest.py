@@ -1,0 +1,44 @@
+"""A real Orthanc that holds the phantom as DICOM, for the tests of archive and viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from maml_app.cases.spec import TaskSpec
+from maml_app.imaging.phantom import PhantomCase
+from maml_app.imaging.phantom_dicom import DicomStudy, make_study
+from scripts.orthanc import Orthanc
+from tests.conftest import TOY
+
+QUICK = TOY.replace("steps: 3", "steps: 800, learning_rate: 0.01")  # enough to see something
+
+
+@dataclass
+class Archive:
+    """Orthanc, and what was put into it: five studies, the first three labelled; the fourth lacks ct."""
+
+    orthanc: Orthanc
+    studies: list[tuple[DicomStudy, PhantomCase]]
+
+    @property
+    def url(self) -> str:
+        return self.orthanc.dicomweb
+
+    def uid(self, study: int, modality: str) -> str:
+        """SeriesInstanceUID of a modality."""
+        return str(self.studies[study][0].series[modality][0].SeriesInstanceUID)
+
+    def study_uid(self, study: int) -> str:
+        return str(next(self.studies[study][0].instances()).StudyInstanceUID)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator[Archive]:
+    studies = [make_study(spec, 3, number, 32, ["ct"] if number == 3 else [], number < 3) for number in range(5)]
+    with Orthanc(tmp_path_factory.mktemp("orthanc")) as orthanc:
+        for study, _ in studies:
+            orthanc.add(study.instances())
+        yield Archive(orthanc, studies)

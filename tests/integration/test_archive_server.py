@@ -1,0 +1,229 @@
+"""The plain command on a DICOMweb address: a real server, a real Orthanc, the real client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+
+from maml_app.cases.spec import TaskSpec
+from maml_app.imaging.files import read_label, write_label
+from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.volume import Volume
+from scripts.server import Server, ServerError
+from tests.integration.conftest import QUICK, Archive
+
+
+@dataclass
+class Running:
+    client: MONAILabelClient
+    server: Server
+    archive: Archive
+
+
+@pytest.fixture(scope="module")
+def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "task.yaml").write_text(QUICK)
+    conf = {"task": str(folder / "task.yaml"), "models": str(folder / "models"), "cache": str(folder / "cache")}
+    with Server(archive.url, folder / "server.log", conf=conf, host=None) as server:
+        client = MONAILabelClient(server.url, str(folder))
+        yield Running(client, server, archive)
+
+
+def train(running: Running, **params: Any) -> str:
+    running.client.train_start("toy", params)
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        status = running.client.train_status()
+        if status["status"] not in ("SUBMITTED", "RUNNING"):
+            assert status["status"] == "DONE", status
+            return "\n".join(status["details"])
+        time.sleep(0.5)
+    raise AssertionError(f"training did not end: {running.server.tail()}")
+
+
+@pytest.fixture(scope="module")
+def trained(running: Running) -> Running:
+    log = train(running)
+    assert "3 of 5 cases have a final label" in log
+    assert "published v0001" in log
+    return running
+
+
+def infer(running: Running, series: str) -> tuple[Volume, dict[str, Any]]:
+    file, params = running.client.infer("toy", series, {"result_extension": ".nrrd"})
+    return read_label(Path(file)), params
+
+
+def test_info_and_next_name_the_study_and_its_reference_series(running: Running) -> None:
+    info = running.client.info()
+    assert (info["datastore"]["total"], info["datastore"]["completed"]) == (5, 3)
+    sample = running.client.next_sample("random", {})
+    number = next(n for n in (3, 4) if sample["StudyInstanceUID"] == running.archive.study_uid(n))
+    reference = "pet" if number == 3 else "ct"
+    assert sample["SeriesInstanceUID"] == running.archive.uid(number, reference)
+    assert sample["PatientID"] == f"phantom_00{number}-3"
+
+
+def test_every_series_gets_the_same_finding_on_its_own_grid(trained: Running) -> None:
+    archive = trained.archive
+    masks = {name: infer(trained, archive.uid(4, name))[0] for name in ("ct", "pet", "mr_t1")}
+    for name, mask in masks.items():
+        truth = archive.studies[4][1].images[name].grid
+        assert mask.grid.same_as(truth)
+        assert mask.voxels.any()
+    fine = masks["ct"].grid
+    on_fine = {name: resample_label(mask.voxels, mask.grid, fine) for name, mask in masks.items()}
+    inside = np.ones(fine.shape, bool)
+    for one in on_fine.values():
+        # coarse voxels of pet round the borders
+        both = ((one > 0) & (on_fine["ct"] > 0) & inside).sum()
+        assert 2 * both / ((one > 0).sum() + (on_fine["ct"] > 0).sum()) > 0.85
+    _, params = infer(trained, archive.uid(3, "mr_t1"))
+    assert (params["modalities_used"], params["modalities_missing"]) == (["pet", "mr_t1"], ["ct"])
+
+
+def test_saved_corrected_and_trained_on(trained: Running, tmp_path: Path) -> None:
+    client, archive = trained.client, trained.archive
+    mask, _ = infer(trained, archive.uid(4, "mr_t1"))
+    corrected = mask.voxels.copy()
+    corrected[2:5, 2:4, 1] = 2
+    write_label(tmp_path / "label.nii.gz", corrected, mask.affine)
+    names = [{"name": "organ", "idx": 1}, {"name": "lesion", "idx": 2}]
+    saved = client.save_label(archive.uid(4, "mr_t1"), str(tmp_path / "label.nii.gz"), params={"label_info": names})
+    assert saved["label"].endswith("@final-0001")
+    assert client.info()["datastore"]["completed"] == 4
+    label_id = f"{saved['label']}"
+    answer = requests.get(f"{client._server_url}/datastore/label", {"label": label_id, "tag": "final"}, timeout=60)
+    (tmp_path / "back.nii.gz").write_bytes(answer.content)
+    np.testing.assert_array_equal(read_label(tmp_path / "back.nii.gz").voxels, corrected)
+    # it is a SEG in the archive, drawn on this series
+    rows = requests.get(
+        f"{archive.url}/series", {"Modality": "SEG", "StudyInstanceUID": archive.study_uid(4)}, timeout=60
+    ).json()
+    assert len(rows) == 1
+    assert "4 of 5 cases have a final label" in train(trained, steps=2)
+
+
+def test_a_proposal_may_be_stored_and_is_no_label(trained: Running) -> None:
+    before = trained.client.info()["datastore"]["completed"]
+    url = f"{trained.server.url}/infer/toy"
+    answer = requests.post(
+        url,
+        {"params": json.dumps({"save_label": True})},
+        params={"image": trained.archive.uid(3, "pet"), "output": "json"},
+        timeout=120,
+    )
+    assert answer.ok, answer.text
+    store = trained.client.info()["datastore"]
+    assert (store["completed"], store["label_tags"].get("original")) == (before, 1)
+
+
+def test_the_proxy_keeps_the_query(running: Running) -> None:
+    patient = "phantom_001-3"
+    url = f"{running.server.url}/proxy/dicom/qido/studies"
+    rows = requests.get(url, {"PatientID": patient}, timeout=60).json()
+    assert [row["00100020"]["Value"] for row in rows] == [[patient]]
+    assert len(requests.get(url, {"limit": 2}, timeout=60).json()) == 2
+    image = f"studies/{running.archive.study_uid(1)}/series/{running.archive.uid(1, 'ct')}/metadata"
+    assert len(requests.get(f"{running.server.url}/proxy/dicom/wado/{image}", timeout=60).json()) == 23
+
+
+def test_a_server_started_without_host_answers_this_machine_only(running: Running) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it tells this machine's address
+            address = probe.getsockname()[0]
+        except OSError:
+            pytest.skip("this machine has no other address than loopback")
+    if address.startswith("127."):
+        pytest.skip("this machine has no other address than loopback")
+    answer = requests.get(f"http://{address}:{running.server.port}/info/", timeout=60)
+    assert answer.status_code == 403
+    assert "start it with --host" in answer.json()["detail"]
+
+
+def test_bad_requests_get_one_message(running: Running) -> None:
+    url = running.server.url
+    localizer = running.archive.studies[0][0].extra[0][0].SeriesInstanceUID
+    refused = {
+        f"/infer/toy?image={localizer}&output=image": (404, "cannot be segmented: localizer"),
+        "/infer/toy?image=1.2.3&output=image": (404, "unknown id '1.2.3'"),
+    }
+    for path, (status, message) in refused.items():
+        answer = requests.post(f"{url}{path}", timeout=60)
+        assert (answer.status_code, message in answer.json()["detail"]) == (status, True), answer.text
+    series = running.archive.uid(0, "ct")
+    info = requests.get(f"{url}/maml/series/{series}", timeout=60).json()
+    assert len(info["slices"]) == 23
+    good = {"slices": json.dumps(info["slices"])}
+    voxels = np.zeros(32 * 32 * 23, np.uint8).tobytes()
+    wrong: list[tuple[bytes, dict[str, str], str]] = [
+        (voxels[:-1], good, "voxels (32 x 32 x 23)"),
+        (voxels, {"slices": json.dumps(info["slices"][:-1])}, "expected a label on the 23 slices of its series"),
+        (voxels, {"slices": "{"}, "slices as a JSON list"),
+        (voxels, {**good, "params": "[]"}, "params as a JSON mapping"),
+        (b"\x09" + voxels[1:], good, "got [9]"),
+    ]
+    for body, form, message in wrong:
+        answer = requests.put(f"{url}/maml/series/{series}/label", form, files={"voxels": body}, timeout=60)
+        assert answer.status_code == 400, answer.text
+        assert message in answer.json()["detail"]
+    assert running.client.info()["datastore"]["total"] == 5
+
+
+def test_voxels_of_the_viewer_land_on_their_slices(running: Running, tmp_path: Path) -> None:
+    """The viewer's order of slices is its own: only their names say where the planes belong."""
+    url, series = running.server.url, running.archive.uid(2, "mr_t1")
+    slices = requests.get(f"{url}/maml/series/{series}", timeout=60).json()["slices"]
+    grid = running.archive.studies[2][1].images["mr_t1"].grid
+    label = np.zeros(grid.shape, np.uint8)
+    label[3:6, 4:5, 0], label[1, 7:9, 3] = 1, 2
+    order = np.random.default_rng(0).permutation(len(slices))
+    body = np.ascontiguousarray(label.transpose(2, 1, 0)[order]).tobytes()
+    form = {"slices": json.dumps([slices[place] for place in order]), "params": json.dumps({"drawn": "MANUAL"})}
+    answer = requests.put(f"{url}/maml/series/{series}/label", form, files={"voxels": body}, timeout=60).json()
+    assert answer["modality"] == "mr_t1"
+    assert answer["volume_ml"]["organ"] == round(3 * grid.voxel_ml, 2)
+    found = requests.get(f"{url}/datastore/label", {"label": answer["label"], "tag": "final"}, timeout=60)
+    (tmp_path / "back.nii.gz").write_bytes(found.content)
+    back = read_label(tmp_path / "back.nii.gz")
+    np.testing.assert_array_equal(back.voxels, label)
+    assert back.grid.same_as(grid)
+
+
+def test_an_archive_that_goes_down_is_told_and_the_server_stays(running: Running) -> None:
+    archive, url = running.archive, running.server.url
+    archive.orthanc.stop()
+    try:
+        for answer in (
+            requests.post(f"{url}/infer/toy?image={archive.uid(0, 'ct')}&output=image", timeout=60),
+            requests.get(f"{url}/proxy/dicom/qido/studies", timeout=60),
+            requests.get(f"{url}/maml/series/{archive.uid(0, 'ct')}", timeout=60),
+            requests.post(f"{url}/activelearning/random", json={}, timeout=60),
+        ):
+            assert answer.status_code == 502, answer.text
+            assert "cannot be reached" in answer.json()["detail"]
+    finally:
+        archive.orthanc.start()
+    assert requests.post(f"{url}/activelearning/random", json={}, timeout=60).ok
+    assert running.client.info()["datastore"]["total"] == 5
+
+
+def test_an_archive_that_is_down_at_the_start_is_one_message(spec: TaskSpec, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/dicom-web"
+    server = Server(address, tmp_path / "log", conf={"models": str(tmp_path), "cache": str(tmp_path)})
+    with pytest.raises(ServerError) as error, server:
+        pass
+    assert f"{address}: listing series failed: it cannot be reached" in str(error.value)
+    assert "Traceback" not in str(error.value)
