@@ -21,8 +21,7 @@ from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, MamlError, StudiesError
 from maml_app.model_commands import models_app
-from maml_app.stores.choice import choose_task, open_studies
-from maml_app.stores.dicomweb import DicomWebStore
+from maml_app.stores.choice import choose_task, is_archive, open_archive, open_studies
 
 app = typer.Typer(
     help="Multi-modal segmentation of cases: check studies, train an ensemble, evaluate it, segment with it.",
@@ -86,7 +85,11 @@ def _bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 @app.command()
-def check(studies: Studies, task: TaskOption = "") -> None:
+def check(
+    studies: Studies,
+    task: TaskOption = "",
+    read: Annotated[bool, typer.Option("--read/--no-read", help="of an archive, only list the series")] = True,
+) -> None:
     """Print each case: modalities, grids, label and what is wrong; of an archive also each series, and why it is used.
 
     Exit code 1 if anything is wrong.
@@ -94,8 +97,10 @@ def check(studies: Studies, task: TaskOption = "") -> None:
     from maml_app.imaging.check import inspect
 
     spec, source = _open(studies, task)
-    if isinstance(source, DicomWebStore):
-        print_series(source)
+    if is_archive(studies):
+        print_series(open_archive(studies, spec))
+        if not read:
+            raise typer.Exit(0 if source.cases() else 1)
     cases = source.cases()
     table = Table(title=f"{studies}: {len(cases)} cases, task {spec.name}", show_lines=True)
     for heading in ("case", "images", "missing", "label", "problems"):
@@ -258,11 +263,12 @@ def phantom(
 ) -> None:
     """Write synthetic multi-modal cases for a task."""
     from maml_app.imaging.phantom import write_cases
-    from maml_app.imaging.phantom_dicom import write_studies
 
     if out_dir.exists() and any(out_dir.iterdir()):
         raise CaseError(f"{out_dir}: expected an empty or new folder, got one with files in it")
-    write = write_studies if dicom else write_cases
+    write = write_cases
+    if dicom:
+        from maml_app.imaging.phantom_dicom import write_studies as write
     written = write(out_dir, choose_task(out_dir, task), count, seed, size, labelled)
     out.print(f"{len(written)} cases written to {out_dir}")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from maml_app.errors import CaseError, StudiesError
-from maml_app.imaging.seg import content_label
-from maml_app.stores.choice import choose_task, open_studies
-from maml_app.stores.dicomweb import DicomWebStore
-from maml_app.stores.examinations import Examination
+from maml_app.stores.choice import choose_task, is_archive, open_archive
+
+if TYPE_CHECKING:
+    from maml_app.stores.dicomweb import DicomWebStore
+    from maml_app.stores.examinations import Examination
 
 out = Console()
 
@@ -35,6 +36,8 @@ def print_series(store: DicomWebStore) -> None:
 
 
 def _segs(one: Examination, store: DicomWebStore) -> list[str]:
+    from maml_app.imaging.seg import content_label
+
     lines = []
     for info in one.segs:
         counts = "–"
@@ -66,10 +69,10 @@ def import_labels(
     """Take over contours (RTSTRUCT), or SEGs by other software, as final labels: one a case."""
     from maml_app.stores.imports import import_labels as run
 
-    spec = choose_task(studies, task)
-    store = open_studies(studies, spec)
-    if not isinstance(store, DicomWebStore):
+    if not is_archive(studies):
         raise StudiesError(f"{studies}: expected a DICOMweb address; a folder's labels are read where they lie")
+    spec = choose_task(studies, task)
+    store = open_archive(studies, spec)
     names = {}
     for pair in region or []:
         name, _, label = pair.partition("=")

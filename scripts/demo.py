@@ -21,10 +21,12 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
 from maml_app.imaging.phantom import write_cases
+from maml_app.imaging.phantom_dicom import write_studies
 from maml_app.imaging.preprocess import read_case_label
 from maml_app.learning.metrics import dice_scores, mean
 from maml_app.stores.choice import choose_task
 from maml_app.stores.layouts import read_cases
+from scripts.orthanc import Orthanc
 from scripts.server import ROOT, Server, ServerError
 
 out = Console(highlight=False)
@@ -40,11 +42,14 @@ def main(
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 0,
     once: Annotated[bool, typer.Option("--once", help="play the loop without a person, then stop")] = False,
     steps: Annotated[int, typer.Option(min=1, help="training steps of --once")] = 200,
+    ohif: Annotated[bool, typer.Option("--ohif", help="the phantom as DICOM in Orthanc, to try in OHIF")] = False,
     held_out: Annotated[int, typer.Option(min=1, help="cases that --once never labels, to score the model on")] = 3,
 ) -> None:
     """Start a server and tell what to do next; with --once play info, next, infer, save, train and infer."""
     try:
-        if once:
+        if ohif:
+            serve_ohif(task or "sarcoma_pet_ct_mr", port, steps)
+        elif once:
             play(studies, task, port, steps, held_out)
         else:
             serve(studies, task, port)
@@ -85,6 +90,39 @@ Ctrl-C stops the server.""",
         )
         server.wait()
         raise DemoError(f"the server ended by itself:\n{server.tail()}")
+
+
+def serve_ohif(task: str, port: int, steps: int) -> None:
+    """Orthanc with 12 synthetic DICOM studies, half of them labelled, the server on it, and a first training."""
+    with tempfile.TemporaryDirectory(prefix="maml-demo-") as name:
+        folder = Path(name)
+        spec = choose_task(folder, task)
+        out.print("making 12 synthetic studies and starting Orthanc with them")
+        write_studies(folder / "dicom", spec, count=12, seed=1, labelled=6)
+        conf = {"task": task, "models": str(folder / "models"), "cache": str(folder / "cache")}
+        with (
+            Orthanc(folder / "orthanc") as orthanc,
+            Server(orthanc.dicomweb, folder / "server.log", port=port, conf=conf) as server,
+        ):
+            orthanc.add_folder(folder / "dicom")
+            client = MONAILabelClient(server.url, str(folder))
+            client.train_start(spec.name, {"steps": steps})
+            study = client.next_sample("first", {})["StudyInstanceUID"]
+            out.print(
+                f"""
+[bold]{spec.title}[/bold], from the archive {orthanc.dicomweb}
+
+Open a study:    [bold]{server.url}/ohif/monai-label?StudyInstanceUIDs={study}[/bold]
+All studies:     {server.url}/ohif/
+
+Double-click a series, press "Segment this series", correct with Brush and Eraser, press "Save as final label";
+"Update Model" under "Active Learning" trains again. The first model is being trained now, for some minutes
+({server.url}/train/); until then the viewer says that there is none. Ctrl-C stops all and forgets it.
+""",
+                soft_wrap=True,
+            )
+            server.wait()
+            raise DemoError(f"the server ended by itself:\n{server.tail()}")
 
 
 def play(studies: Path | None, task: str, port: int, steps: int, held_out: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,23 @@ def test_modules_stay_small_and_packages_do_no_work(path: Path) -> None:
     assert len(text.splitlines()) <= 300
     if path.name == "__init__.py":
         assert [type(node) for node in ast.parse(text).body] == [ast.Expr]
+
+
+def test_training_on_files_needs_few_libraries() -> None:
+    """The core and the command line run where neither MONAI Label nor a DICOM library is installed."""
+    absent = [
+        "monailabel",
+        "fastapi",
+        "pydicom",
+        "highdicom",
+        "dicomweb_client",
+        "requests",
+        "skimage",
+        "nrrd",
+        "SimpleITK",
+    ]
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import maml_app.__main__, maml_app.learning.train, maml_app.learning.evaluate, maml_app.imaging.check\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)

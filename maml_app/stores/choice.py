@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import ArchiveError, StudiesError, TaskSpecError
-from maml_app.stores.cache import Cache, cache_folder
-from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.folder import FolderStore
 from maml_app.stores.layouts import read_cases
-from maml_app.stores.pacs import Pacs
+
+if TYPE_CHECKING:
+    from maml_app.stores.dicomweb import DicomWebStore
 
 APPS = Path(__file__).resolve().parents[2] / "apps"
 
@@ -84,25 +85,34 @@ def open_studies(studies: str, spec: TaskSpec, options: Mapping[str, str] | None
         StudiesError: a location that is not there.
         TaskSpecError: an option that cannot be understood.
     """
-    options = options or {}
     if is_archive(studies):
-        url = studies.rstrip("/")
-        folder = cache_folder(url, options.get("cache", ""))
-        try:
-            limit_gb = float(options.get("cache_gb") or 20)
-        except ValueError:
-            raise TaskSpecError(f"cache_gb: expected a number of gigabytes, got {options['cache_gb']!r}") from None
-        foreign = options.get("foreign_segs", "ignore")
-        if foreign not in ("ignore", "use"):
-            raise TaskSpecError(f"foreign_segs: expected ignore or use, got {foreign!r}")
-        forced = _assigned(folder / "assign.json", spec) if (folder / "assign.json").is_file() else {}
-        if options.get("assign"):
-            forced |= _assigned(options["assign"], spec)
-        return DicomWebStore(Pacs(url), spec, Cache(folder, limit_gb), forced, foreign == "use")
+        return open_archive(studies, spec, options)
     path = Path(studies)
     if not path.exists():
         raise StudiesError(f"{path}: expected a folder of studies or a datalist JSON, got nothing there")
     return FolderStore(path, spec)
+
+
+def open_archive(studies: str, spec: TaskSpec, options: Mapping[str, str] | None = None) -> DicomWebStore:
+    """The store of a DICOMweb address; options and errors as `open_studies`."""
+    # only here: training on a folder of files needs no DICOM library
+    from maml_app.stores.cache import Cache, cache_folder
+    from maml_app.stores.dicomweb import DicomWebStore
+    from maml_app.stores.pacs import Pacs
+
+    options, url = options or {}, studies.rstrip("/")
+    folder = cache_folder(url, options.get("cache", ""))
+    try:
+        limit_gb = float(options.get("cache_gb") or 20)
+    except ValueError:
+        raise TaskSpecError(f"cache_gb: expected a number of gigabytes, got {options['cache_gb']!r}") from None
+    foreign = options.get("foreign_segs", "ignore")
+    if foreign not in ("ignore", "use"):
+        raise TaskSpecError(f"foreign_segs: expected ignore or use, got {foreign!r}")
+    forced = _assigned(folder / "assign.json", spec) if (folder / "assign.json").is_file() else {}
+    if options.get("assign"):
+        forced |= _assigned(options["assign"], spec)
+    return DicomWebStore(Pacs(url), spec, Cache(folder, limit_gb), forced, foreign == "use")
 
 
 def _assigned(source: Path | str, spec: TaskSpec) -> dict[str, str | None]:

@@ -67,9 +67,17 @@ class Pacs:
             why = "the connection broke off" if "Connection broken" in str(error) else "it cannot be reached"
             raise ArchiveError(f"{self.url}: {what} failed: {why}; is the archive running?") from None
         except requests.exceptions.RequestException as error:
-            raise ArchiveError(f"{self.url}: {what} failed: {error}") from None
-        except (ValueError, KeyError, AttributeError, OSError) as error:  # what answers that are no DICOM end in
-            raise ArchiveError(f"{self.url}: {what} failed: expected DICOM, got something else ({error})") from None
+            no_json = isinstance(error, requests.exceptions.JSONDecodeError)
+            expected = "expected DICOM, got something else: " if no_json else ""
+            raise ArchiveError(f"{self.url}: {what} failed: {expected}{error}") from None
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OSError,
+        ) as error:  # what answers that are no DICOM end in
+            raise ArchiveError(f"{self.url}: {what} failed: expected DICOM, got something else: {error}") from None
 
     def _search(self, what: str, search: Any, **keywords: Any) -> list[Dataset]:
         """All pages of a search. A page that begins like the last one means that the server knows no paging."""

@@ -267,7 +267,8 @@
       return;
     }
     const missing = info.missing.length ? `; missing: ${info.missing.join(', ')}` : '; none missing';
-    box.state.textContent = `Used: ${info.modalities.join(', ')}${missing}. ${info.labelled ? 'Labelled.' : 'No label yet.'}`;
+    const labelled = info.labelled ? 'Labelled.' : 'No label yet.';
+    box.state.textContent = `Used: ${info.modalities.join(', ')}${missing}. ${labelled}`;
   }
 
   /** A study may open on a localizer: show the case's reference series instead, once. */
@@ -325,11 +326,11 @@
         'data-maml': 'size',
         'aria-label': 'Brush radius, mm',
         title: 'Brush radius, mm',
-        type: 'range',
+        type: 'number',
         min: 1,
-        max: 40,
+        max: 60,
         value: 8,
-        style: 'width:90px;vertical-align:middle;background:transparent;accent-color:#0a69b9',
+        style: `${dark};width:56px;padding:2px 4px`,
         change: () => chooseTool(current()),
       }),
       message: make('div', { 'data-maml': 'message', role: 'status', style: 'min-height:2.5em;margin-top:4px' }),
@@ -353,7 +354,7 @@
       make('strong', {}, task.title),
       made.series,
       made.state,
-      make('div', {}, made.label, ...made.tools.values(), made.size),
+      make('div', {}, made.label, ...made.tools.values(), made.size, ' mm'),
       make(
         'div',
         {},

@@ -76,6 +76,17 @@ def test_a_label_on_a_multi_frame_image_comes_back(spec: TaskSpec) -> None:
         assert min(np.abs(place - one.position_mm).max() for one in order.slices) < 1e-3
 
 
+def test_a_label_on_a_tilted_gantry_comes_back(spec: TaskSpec) -> None:
+    tilted = images(spec)
+    for place, image in enumerate(tilted):
+        corner = np.array(image.ImagePositionPatient, dtype=float) + place * np.array([0.0, 0.8, 0.0])
+        image.ImagePositionPatient = [f"{value:.6f}" for value in corner]
+    label = np.zeros((9, 7, 5), np.uint8)
+    label[2:4, 1:5, 0], label[6, 3, 3] = 1, 2
+    seg, order = written(label, tilted, spec)
+    np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)
+
+
 def test_what_a_seg_says_of_itself(spec: TaskSpec, series: list[Dataset]) -> None:
     seg, order = written(label_of("last label only", (12, 10, 48)), series, spec, author="Doe^Jane")
     assert (seg.SegmentationType, seg.Modality) == ("BINARY", "SEG")

@@ -13,7 +13,8 @@ from maml_app.imaging.phantom_dicom import DicomStudy, make_study
 from scripts.orthanc import Orthanc
 from tests.conftest import TOY
 
-QUICK = TOY.replace("steps: 3", "steps: 800, learning_rate: 0.01")  # enough to see something
+QUICK = TOY.replace("steps: 3", "steps: 20, learning_rate: 0.01")
+ENOUGH = 600  # steps to see something
 
 
 @dataclass

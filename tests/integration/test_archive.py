@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,8 @@ from maml_app.stores.choice import choose_task, open_studies
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
 from scripts.orthanc import Orthanc
-from tests.conftest import real
+from scripts.server import ROOT
+from tests.conftest import TOY, real
 from tests.imaging.test_rtstruct import structure_set
 from tests.integration.conftest import Archive
 
@@ -378,3 +382,35 @@ def test_real_studies_and_their_contours(tmp_path: Path) -> None:
         truth = read_label(real("sts_native") / "STS_002" / "label_mr_t1.nii.gz")
         assert label.grid.same_as(truth.grid)
         assert 2 * (label.voxels & truth.voxels).sum() / (label.voxels.sum() + truth.voxels.sum()) >= 0.97
+
+
+def run(cache: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    """The command line, as a user calls it."""
+    monkeypatch.setenv("MAML_CACHE", str(cache))
+    found = subprocess.run(
+        [sys.executable, "-m", "maml_app", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert "Traceback" not in found.stdout + found.stderr
+    return found.returncode, found.stdout + found.stderr
+
+
+def test_check_and_import_labels_on_the_command_line(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "task.yaml").write_text(TOY)
+    task = ("--task", str(tmp_path / "task.yaml"), "--studies")
+    code, text = run(tmp_path, monkeypatch, "check", *task, archive.url, "--no-read")
+    assert code == 0
+    assert "localizer" in text
+    assert re.search(r"ct +20  CT #2 ct, 23 images: is CT", text)
+    assert "for ct, but #2 ct scores 20" in text
+    assert "label      SEG" in text
+    assert "assign.json" in text
+    code, text = run(tmp_path, monkeypatch, "import-labels", *task, str(tmp_path))
+    assert (code, "expected a DICOMweb address" in text) == (2, True)
+    code, text = run(tmp_path, monkeypatch, "import-labels", *task, archive.url, "--from", str(tmp_path / "none"))
+    assert (code, "expected a folder of DICOM files, got none" in text) == (2, True)
+    code, text = run(tmp_path, monkeypatch, "import-labels", *task, archive.url, "--region", "x=bone")
+    assert (code, "expected NAME=LABEL with a label of ['organ', 'lesion']" in text) == (2, True)
+    code, text = run(tmp_path, monkeypatch, "check", *task, "http://127.0.0.1:9/dicom-web")
+    assert (code, "it cannot be reached" in text) == (2, True)

@@ -20,7 +20,7 @@ from maml_app.imaging.files import read_label, write_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Volume
 from scripts.server import Server, ServerError
-from tests.integration.conftest import QUICK, Archive
+from tests.integration.conftest import ENOUGH, QUICK, Archive
 
 
 @dataclass
@@ -54,7 +54,7 @@ def train(running: Running, **params: Any) -> str:
 
 @pytest.fixture(scope="module")
 def trained(running: Running) -> Running:
-    log = train(running)
+    log = train(running, steps=ENOUGH)
     assert "3 of 5 cases have a final label" in log
     assert "published v0001" in log
     return running

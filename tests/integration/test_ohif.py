@@ -18,7 +18,7 @@ from maml_app.imaging.files import read_label
 from maml_app.imaging.volume import Array
 from scripts.browser import FLAGS, chromium
 from scripts.server import ROOT, Server
-from tests.integration.conftest import QUICK, Archive
+from tests.integration.conftest import ENOUGH, QUICK, Archive
 
 SLICES = """series => {
   const found = window.cornerstoneTools.segmentation.state.getSegmentation(`maml-${series}`);
@@ -58,7 +58,7 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
         sync_playwright() as playwright,
     ):
         client = MONAILabelClient(server.url, str(folder))
-        client.train_start("toy", {})
+        client.train_start("toy", {"steps": ENOUGH})
         wait_for_training(client)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield Running(server, client, archive, browser)
