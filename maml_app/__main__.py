@@ -143,9 +143,11 @@ def train(
     device: Device = "",
 ) -> None:
     """Train on the studies' labels and write one model file."""
+    from maml_app.learning.distributed import join_torchrun
+    from maml_app.learning.optimise import Progress as Step
+    from maml_app.learning.optimise import ranks
     from maml_app.learning.predict import pick_device
     from maml_app.learning.registry import store_model
-    from maml_app.learning.train import Progress as Step
     from maml_app.learning.train import train as run
 
     spec, source = _open(studies, task)
@@ -169,7 +171,10 @@ def train(
             if step.losses and not out.is_terminal:
                 out.print(str(step))
 
-        result = run(spec, _chosen(source, cases), seed=seed, device=pick_device(device), report=show)
+        chosen = join_torchrun(device) or pick_device(device)
+        result = run(spec, _chosen(source, cases), seed=seed, device=chosen, report=show)
+    if ranks()[0] > 0:
+        return  # under torchrun the first process writes
     store_model(out_file, result.network, result.checkpoint)
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:

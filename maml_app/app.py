@@ -19,7 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from maml_app.cases.case import ORIGINAL
 from maml_app.errors import MamlError
 from maml_app.learning.registry import ModelRegistry
-from maml_app.stores.choice import choose_task, open_studies
+from maml_app.stores.choice import choose_task, gigabytes, open_studies
 from maml_app.stores.pacs import session
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
@@ -34,6 +34,7 @@ class MamlApp(MONAILabelApp):
     """One task on one studies folder.
 
     `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
+    `--conf prepared_gb N` limits what prepared cases take there.
     For an archive, `--conf cache DIR | cache_gb N | assign FILE | foreign_segs use` as `open_studies` tells.
     """
 
@@ -41,6 +42,7 @@ class MamlApp(MONAILabelApp):
         try:
             self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir))
             self.source = open_studies(studies, self.spec, conf)
+            self.prepared_gb = gigabytes(conf, "prepared_gb")
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
             # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
@@ -64,7 +66,7 @@ class MamlApp(MONAILabelApp):
         return {self.spec.name: SegmentCase(self.source, self.spec, self.registry)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {self.spec.name: TrainEnsemble(self.source, self.spec, self.registry)}
+        return {self.spec.name: TrainEnsemble(self.source, self.spec, self.registry, self.prepared_gb)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": RandomCase(), "first": FirstCase()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from maml_app.learning.registry import ModelRegistry
 
 models_app = typer.Typer(
-    help="The model versions that a server keeps: list them, show one, promote one, or roll back.", no_args_is_help=True
+    help="The model versions that a server keeps: list, show, promote, roll back, prune, export.", no_args_is_help=True
 )
 
 out = Console()
@@ -74,3 +75,53 @@ def models_promote(version: str, models: ModelRoot = DEFAULT_MODELS, task: Model
 def models_rollback(models: ModelRoot = DEFAULT_MODELS, task: ModelTask = "") -> None:
     """Serve again what was served before; a running server follows at once."""
     out.print(f"{_registry(models, task).rollback()} is served again")
+
+
+@models_app.command("prune")
+def models_prune(
+    keep: Annotated[int, typer.Option(min=1, help="how many of the newest to keep")] = 5,
+    models: ModelRoot = DEFAULT_MODELS,
+    task: ModelTask = "",
+) -> None:
+    """Delete old versions; never the one that is served, nor the one before it, to which a rollback leads."""
+    registry = _registry(models, task)
+    gone = registry.prune(keep)
+    out.print(f"deleted: {', '.join(gone) or 'none'}; kept: {', '.join(registry.versions())}")
+
+
+@models_app.command("export")
+def models_export(
+    version: str,
+    out_file: Annotated[
+        Path, typer.Option("--out", help="the TorchScript file (.ts) to write; a .json comes beside it")
+    ],
+    models: ModelRoot = DEFAULT_MODELS,
+    task: ModelTask = "",
+) -> None:
+    """Write a version as TorchScript, which torch runs without this program, and what its input must be."""
+    import torch
+
+    from maml_app.imaging.files import write_atomically, write_text
+    from maml_app.network.checkpoint import open_checkpoint
+    from maml_app.network.export import export_torchscript
+
+    registry = _registry(models, task)
+    if version not in registry.versions():
+        raise ModelError(f"{registry.root}: expected a version of {registry.versions()}, got {version!r}")
+    network, checkpoint = open_checkpoint(registry.path(version), torch.device("cpu"))
+    try:
+        write_atomically(
+            out_file, lambda part: export_torchscript(part, network, checkpoint.modalities, checkpoint.patch)
+        )
+        described = {
+            "task": registry.report(version).get("task") or checkpoint.task,
+            "version": version,
+            "input": "images (1, M, X, Y, Z) float32: modalities in the task's order, on a grid with axes nearest to "
+            "R, A, S and the task's spacing, normalised as imaging/preprocess.py says; presence (1, M) bool",
+            "output": "class probabilities (1, K, X, Y, Z); background first, then the labels by value",
+            "patch": list(checkpoint.patch),
+        }
+        write_text(out_file.with_suffix(".json"), json.dumps(described, indent=1))
+    except OSError as error:
+        raise ModelError(f"{out_file}: could not be written ({error})") from None
+    out.print(f"{version} written to {out_file} and {out_file.with_suffix('.json')}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ def main(
     held_out: Annotated[int, typer.Option(min=1, help="cases that --once never labels, to score the model on")] = 3,
 ) -> None:
     """Start a server and tell what to do next; with --once play info, next, infer, save, train and infer."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     try:
         if ohif:
             serve_ohif(task or "sarcoma_pet_ct_mr", port, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import threading
@@ -19,6 +20,7 @@ def main(
     port: Annotated[int, typer.Argument(help="0 takes a free one")] = 8042,
 ) -> None:
     """Serve a folder of DICOM files over DICOMweb until Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     if not folder.is_dir():
         sys.exit(f"pacs: expected a folder of DICOM files, got {folder}, which is none")
     with tempfile.TemporaryDirectory(prefix="maml-pacs-") as home:

@@ -20,7 +20,7 @@ BELOW = {
     "tasks": {"learning", "imaging", "network", "cases", "errors"},
     "app": {"tasks", "learning", "stores", "cases", "errors"},
     "main": {"app"},
-    "model_commands": {"learning", "errors"},
+    "model_commands": {"learning", "network", "imaging", "errors"},
     "archive_commands": {"stores", "imaging", "errors"},
     "__main__": {"model_commands", "archive_commands", "learning", "imaging", "stores", "cases", "errors"},
 }

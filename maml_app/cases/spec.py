@@ -117,7 +117,11 @@ class Loss(_Strict):
 
 
 class Training(_Strict):
-    """How a model is trained; every value can be overridden on the command line or by the client."""
+    """How a model is trained.
+
+    `folds` of cross-validation while no labelled patient is kept for validation (0: none). `new_labels`: how many times
+    an epoch a case is drawn whose label the served model has not seen; the others once.
+    """
 
     steps: Annotated[int, Field(ge=1)] = 500
     batch: Annotated[int, Field(ge=1)] = 2
@@ -127,6 +131,8 @@ class Training(_Strict):
     flips: tuple[bool, bool, bool] = (True, True, True)
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    folds: Annotated[int, Field(ge=0, le=10)] = 3
+    new_labels: Annotated[int, Field(ge=1, le=10)] = 1
     loss: Loss = Loss()
 
 

@@ -1,7 +1,15 @@
-"""Prepared cases on disk, and patches drawn from them."""
+"""Prepared cases on disk, and patches drawn from them.
+
+<folder>/<key>/images.npy label.npy places.npz    one case; the key is a hash of its files' content and of the task
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +19,13 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
+from maml_app.errors import TrainingError
 from maml_app.imaging.augment import MARGIN, apply, draw
 from maml_app.imaging.preprocess import prepare, prepare_label
 from maml_app.imaging.volume import Array
+from maml_app.learning.processes import is_running
 
+FORMAT = "prepared 1"  # to be changed with the preprocessing: what was prepared otherwise is not used again
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 
 
@@ -30,37 +41,103 @@ class Sample:
 
 
 def build_samples(
-    cases: Sequence[Case], spec: TaskSpec, folder: Path, tick: Callable[[str], None] = lambda case_id: None
-) -> list[Sample]:
-    """Prepare labelled cases into memory-mapped files under `folder`, half precision.
+    cases: Sequence[Case],
+    spec: TaskSpec,
+    folder: Path,
+    tick: Callable[[str], None] = lambda case_id: None,
+    limit_gb: float = 20.0,
+) -> dict[str, Path]:
+    """Prepare labelled cases into `folder`, half precision; what is there already is used again.
+
+    Returns case id -> the folder of the prepared case. What is not used by these cases goes, the least recently used
+    first, as soon as all together takes more than `limit_gb`.
 
     Raises:
         CaseError: a case that cannot be prepared; the message names it.
+        TrainingError: the disk is full or cannot be written.
     """
-    samples = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".part-*"):  # of processes that were killed
+            owner = re.match(r"\.part-(\d+)-", path.name)
+            if owner and not is_running(int(owner[1])):
+                shutil.rmtree(path, ignore_errors=True)
+        built = {}
+        for case in cases:
+            built[case.id] = folder / _key(case, spec)
+            if built[case.id].is_dir():
+                os.utime(built[case.id])
+            else:
+                _build(case, spec, built[case.id])
+            tick(case.id)
+        _drop_old(folder, set(built.values()), limit_gb)
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: prepared cases could not be written ({error}); make room on the disk, the served model stays"
+        ) from None
+    return built
+
+
+def load_sample(case_id: str, folder: Path) -> Sample:
+    """A prepared case, its voxels mapped from disk."""
+    with np.load(folder / "places.npz") as stored:
+        presence = stored["presence"]
+        places = tuple(stored[name] for name in sorted(stored.files) if name != "presence")
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Sample(case_id, images, np.load(folder / "label.npy", mmap_mode="r"), presence, places)
+
+
+def _key(case: Case, spec: TaskSpec) -> str:
+    """A name that changes with the content of any of the case's files, and with what the task makes of them."""
+    assert case.label is not None  # callers pass labelled cases
+    digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {spec.conventions}".encode())
+    for name in spec.modality_names:
+        if name in case.images:
+            ref = case.images[name]
+            digest.update(f"{name} {ref.channel} {_content(ref.local())}".encode())
+    digest.update(_content(case.label.local()).encode())
+    return digest.hexdigest()[:32]
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build(case: Case, spec: TaskSpec, target: Path) -> None:
+    prepared = prepare(case, spec)
+    label = prepare_label(case, spec, prepared.grid)
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for case in cases:
-        prepared = prepare(case, spec)
-        label = prepare_label(case, spec, prepared.grid)
-        np.save(folder / f"{case.id}-images.npy", prepared.images.numpy().astype(np.float16))
-        np.save(folder / f"{case.id}-label.npy", label)
-        places = []
-        for value in spec.label_values:
-            found = np.argwhere(label == value)
-            if len(found):
-                places.append(rng.permutation(found)[:SEEDS_PER_LABEL])
-        samples.append(
-            Sample(
-                case.id,
-                np.load(folder / f"{case.id}-images.npy", mmap_mode="r"),
-                np.load(folder / f"{case.id}-label.npy", mmap_mode="r"),
-                prepared.presence.numpy(),
-                tuple(places),
-            )
-        )
-        tick(case.id)
-    return samples
+    places = {}
+    for value in spec.label_values:
+        found = np.argwhere(label == value)
+        if len(found):
+            places[f"{value:03d}"] = rng.permutation(found)[:SEEDS_PER_LABEL]
+    part = Path(tempfile.mkdtemp(prefix=f".part-{os.getpid()}-", dir=target.parent))
+    try:
+        np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
+        np.save(part / "label.npy", label)
+        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)  # type: ignore[arg-type]
+        part.rename(target)
+    except FileExistsError:
+        pass  # prepared by another process meanwhile
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
+    kept = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in kept}
+    total = sum(sizes.values())
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime):
+        if total <= limit_gb * 1e9:
+            return
+        if path not in used:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= sizes[path]
 
 
 @dataclass(frozen=True)
@@ -74,31 +151,40 @@ class Batch:
 
 
 class PatchSource:
-    """Augmented batches; the batch of a step depends on the seed and the step alone, so that runs can be repeated."""
+    """Augmented batches; each slot of a batch depends on seed, step and slot alone: runs can be repeated, and shared.
 
-    def __init__(self, samples: Sequence[Sample], spec: TaskSpec, seed: int) -> None:
-        self.samples = samples
+    Args:
+        weights: case id -> how many times an epoch a case is drawn; once where it is not named.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: dict[str, int] | None = None
+    ) -> None:
+        self.samples = [sample for sample in samples for _ in range((weights or {}).get(sample.case_id, 1))]
         self.spec = spec
         self.seed = seed
 
-    def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
-        training = self.spec.training
+    @property
+    def steps_an_epoch(self) -> float:
+        return len(self.samples) / self.spec.training.batch
+
+    def batch(self, step: int, slots: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> Batch:
+        """The batch of a step, or only some of its slots; `patch` in place of the task's patch size."""
         rows = []
-        for slot in range(training.batch):
+        for slot in range(self.spec.training.batch) if slots is None else slots:
+            rng = np.random.default_rng((self.seed, step, slot))
             # every case once an epoch, in a new order each time
-            position = step * training.batch + slot
+            position = step * self.spec.training.batch + slot
             order = np.random.default_rng((self.seed, position // len(self.samples))).permutation(len(self.samples))
             sample = self.samples[order[position % len(self.samples)]]
-            images, label = self._patch(sample, rng)
+            images, label = self._patch(sample, rng, np.array(patch or self.spec.training.patch))
             presence = torch.from_numpy(sample.presence.copy())
             images = images * presence[:, None, None, None]
             rows.append((images, label, presence, draw_subset(presence, rng)))
         images, label, presence, subset = (torch.stack(list(column)) for column in zip(*rows, strict=True))
         return Batch(images, label.long(), presence, subset)
 
-    def _patch(self, sample: Sample, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        patch = np.array(self.spec.training.patch)
+    def _patch(self, sample: Sample, rng: np.random.Generator, patch: Array) -> tuple[torch.Tensor, torch.Tensor]:
         size = np.ceil(patch * MARGIN).astype(int)
         shape = np.array(sample.label.shape)
         if sample.places and rng.random() < self.spec.training.foreground:

@@ -56,6 +56,11 @@ def evaluate(
     for case in cases:
         per_case[case.id] = score_case(network, case, spec, patch, device)
         tick(case.id)
+    return summarise(per_case, spec)
+
+
+def summarise(per_case: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    """Means and intervals of scores by case, as `evaluate` returns them."""
     rows: dict[str, Any] = {}
     for subset in map(subset_name, subsets(spec.modality_names)):
         having = [scores[subset] for scores in per_case.values() if subset in scores]

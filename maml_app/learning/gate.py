@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,3 +45,27 @@ def judge(candidate: dict[str, Any], champion: dict[str, Any], against: str, tol
 
 def _score(value: float | None) -> float:
     return 1.0 if value is None else value
+
+
+def forgotten(candidate: dict[str, Any], champion: dict[str, Any], old: Iterable[str], fall: float = 0.1) -> list[str]:
+    """Validation cases that the champion was judged on and that the candidate does much worse on, in words.
+
+    A case counts by its mean Dice over all that is scored, under all of its modalities together. The gate looks at
+    means; this tells of single cases that a mean hides.
+
+    Args:
+        old: ids of the cases that the champion was validated on when it was trained.
+        fall: in Dice, from which on it is told.
+    """
+    found = []
+    for case_id in old:
+        if case_id not in candidate["cases"] or case_id not in champion["cases"]:
+            continue
+        full = max(candidate["cases"][case_id], key=lambda subset: subset.count("+"))
+        new, before = (
+            sum(map(_score, report["cases"][case_id][full].values())) / len(report["cases"][case_id][full])
+            for report in (candidate, champion)
+        )
+        if new < before - fall:
+            found.append(f"{case_id}: Dice {new:.3f}, was {before:.3f}")
+    return found

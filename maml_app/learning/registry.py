@@ -2,11 +2,14 @@
 
 <root>/v0001/model.safetensors   weights, and what they are for
 <root>/v0001/report.json         validation, cases and label versions seen
-<root>/served                    the name of the served version
+<root>/served                    the versions served, one a line, the present one last
+<root>/prepared/                 cases as the network takes them, used again by the next training
+<root>/runs/                     what is kept of each training run
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -19,6 +22,7 @@ from typing import Any
 
 from maml_app.errors import ModelError
 from maml_app.imaging.files import write_atomically, write_text
+from maml_app.learning.processes import is_running
 from maml_app.network.checkpoint import Checkpoint, save_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 
@@ -90,14 +94,61 @@ class ModelRegistry:
                 part.mkdir()
                 store_model(part / "model.safetensors", network, checkpoint)
                 write_text(part / "report.json", json.dumps(report, indent=1))
-                taken = [int(path.name[1:]) for path in self.root.iterdir() if VERSION.fullmatch(path.name)]
-                version = f"v{max(taken, default=0) + 1:04d}"
-                part.rename(self.root / version)
+                while True:
+                    taken = [int(path.name[1:]) for path in self.root.iterdir() if VERSION.fullmatch(path.name)]
+                    version = f"v{max(taken, default=0) + 1:04d}"
+                    try:
+                        part.rename(self.root / version)
+                        break
+                    except OSError:
+                        if not (self.root / version).exists():
+                            raise
+                        # another training took this name in this very moment
             except OSError as error:
                 raise ModelError(
                     f"{self.root}: the model could not be stored, the served one stays ({error})"
                 ) from None
         return version
+
+    def annotate(self, version: str, **more: Any) -> None:
+        """Add to what is noted about a version.
+
+        Raises:
+            ModelError: the report cannot be written.
+        """
+        try:
+            write_text(self.root / version / "report.json", json.dumps({**self.report(version), **more}, indent=1))
+        except OSError as error:
+            raise ModelError(f"{self.root / version}: the report could not be written ({error})") from None
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete all but the newest `keep` versions; never the served one, nor the one before it. Returns their names.
+
+        Raises:
+            ModelError: a version cannot be deleted.
+        """
+        kept = {*self.versions()[-max(1, keep) :], *self.history()[-2:]}
+        gone = [version for version in self.versions() if version not in kept]
+        with self.workspace() as work:
+            try:
+                for version in gone:
+                    (self.root / version).rename(work / version)  # at once: a reader never sees half a version
+            except OSError as error:
+                raise ModelError(f"{self.root}: old versions could not be deleted ({error})") from None
+        return gone
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "prepared"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def turns(self) -> Path:
+        """The lock file by which inference goes before training."""
+        return self.root / ".inference"
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -110,7 +161,7 @@ class ModelRegistry:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in self.root.glob(".work-*"):
                 owner = re.fullmatch(r"\.work-(\d+)-.*", path.name)
-                if owner and not _is_running(int(owner[1])):
+                if owner and not is_running(int(owner[1])):
                     shutil.rmtree(path, ignore_errors=True)
             work = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-", dir=self.root))
         except OSError as error:
@@ -128,8 +179,9 @@ class ModelRegistry:
         """
         if version not in self.versions():
             raise ModelError(f"{self.root}: expected a version of {self.versions()}, got {version!r}")
-        if version != self.served():
-            self._point([*self.history(), version])
+        with self._alone():
+            if version != self.served():
+                self._point([*self.history(), version])
 
     def rollback(self) -> str:
         """Serve again what was served before the present version. Returns its name.
@@ -137,11 +189,26 @@ class ModelRegistry:
         Raises:
             ModelError: there is nothing before it.
         """
-        history = self.history()
-        if len(history) < 2:
-            raise ModelError(f"{self.root}: expected an earlier served version to go back to, got {history or 'none'}")
-        self._point(history[:-1])
+        with self._alone():
+            history = self.history()
+            if len(history) < 2:
+                found = history or "none"
+                raise ModelError(f"{self.root}: expected an earlier served version to go back to, got {found}")
+            self._point(history[:-1])
         return history[-2]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes the pointer meanwhile."""
+        try:
+            folder = os.open(self.root, os.O_RDONLY)
+        except OSError as error:
+            raise ModelError(f"{self.root}: expected a folder of models ({error})") from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _point(self, history: list[str]) -> None:
         with self.workspace() as work:
@@ -156,13 +223,3 @@ class ModelRegistry:
         version = self.store(network, checkpoint, report)
         self.serve(version)
         return version
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,45 +1,28 @@
-"""The training loop."""
+"""Training: prepared cases, optimisation, validation."""
 
 from __future__ import annotations
 
-import copy
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.learning.dataset import Batch, PatchSource, build_samples
-from maml_app.learning.evaluate import evaluate
+from maml_app.learning.dataset import PatchSource, build_samples, load_sample
+from maml_app.learning.distributed import optimise_on, shared
+from maml_app.learning.evaluate import evaluate, score_case, summarise
+from maml_app.learning.optimise import Load, Progress, Report, optimise, ranks
 from maml_app.learning.split import split
 from maml_app.network.checkpoint import Checkpoint
-from maml_app.network.ensemble import SegmentationNetwork, build_network
-from maml_app.network.losses import MutualLearningLoss
+from maml_app.network.ensemble import SegmentationNetwork
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands: `stage` is prepare, train or validate; `losses` the weighted terms, averaged lately."""
-
-    stage: str
-    done: int
-    total: int
-    losses: dict[str, float]
-    seconds_left: float | None = None
-
-    def __str__(self) -> str:
-        left = "" if self.seconds_left is None else f", {self.seconds_left / 60:.1f} min left"
-        terms = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items() if name != "total")
-        loss = f": loss {self.losses['total']:.3f} ({terms})" if self.losses else ""
-        return f"{self.stage} {self.done}/{self.total}{loss}{left}"
+PROGRAM = "maml_app 0.1.0"  # as in pyproject.toml
 
 
 @dataclass(frozen=True)
@@ -58,45 +41,60 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
     start: SegmentationNetwork | None = None,
-    workspace: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    prepared: Path | None = None,
+    prepared_gb: float = 20.0,
+    weights: dict[str, int] | None = None,
+    devices: Sequence[torch.device] = (),
+    report: Report = lambda progress: None,
+    wait: Callable[[], float] = lambda: 0.0,
+    parts: int = 1,
 ) -> Trained:
     """Train on labelled cases, keep some patients aside for validation, and score them under every subset.
+
+    Under torchrun every process calls this alike; only rank 0 prepares cases, reports and validates.
 
     Args:
         spec: the task; its `training` section holds steps, patch, batch, learning rate and loss weights.
         cases: cases with a final label.
         start: a network to go on from (warm start), else new weights drawn from the seed.
-        workspace: where prepared cases are kept meanwhile; the system's temporary folder if None.
+        prepared: where prepared cases are kept for the next time, at most `prepared_gb`; a temporary folder if None.
+        weights: case id -> how many times an epoch it is drawn.
+        devices: two or more: one process is started for each.
         report: called with the progress, a few times a minute at least.
+        wait: called before each step, to let others go first.
+        parts: in how many parts a batch is taken.
 
     Raises:
-        TrainingError: no labelled case, no modality anywhere, or a loss that is no number any more.
+        TrainingError: no labelled case, no modality anywhere, out of memory, or a loss that is no number any more.
     """
     labelled = [case for case in cases if case.label is not None]
     if not labelled:
         raise TrainingError(f"expected at least one case with a final label, got none among {len(cases)} cases")
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or (devices[0] if devices else torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     training, held_out = split(labelled, spec.training.validation)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="prepared-", dir=workspace) as folder:
-        prepared: list[str] = []
-
-        def prepared_one(case_id: str) -> None:
-            prepared.append(case_id)
-            report(Progress("prepare", len(prepared), len(training), {}))
-
-        samples = build_samples(training, spec, Path(folder), prepared_one)
-        network = _optimise(spec, PatchSource(samples, spec, seed), seed, device, start, report)
-    validation = None
-    if held_out:
-        scored: list[str] = []
-
-        def scored_one(case_id: str) -> None:
-            scored.append(case_id)
-            report(Progress("validate", len(scored), len(held_out), {}))
-
-        validation = evaluate(network, held_out, spec, spec.training.patch, device, scored_one)
+    rank, world = ranks()
+    count = max(world, len(devices), 1)
+    with tempfile.TemporaryDirectory(prefix="maml-train-") as folder:
+        home = prepared or Path(folder) / "prepared"
+        samples: dict[str, Path] = {}
+        if rank == 0:
+            samples = build_samples(training, spec, home, _counted("prepare", len(training), report), prepared_gb)
+        samples = shared(samples)
+        if len(devices) > 1:
+            work = Path(folder) / "work"
+            work.mkdir()
+            network = optimise_on(devices, spec, samples, seed, start, report, work, weights)
+            load = Load(len(devices), spec.training.patch)
+        else:
+            source = PatchSource([load_sample(*item) for item in samples.items()], spec, seed, weights)
+            network, load = optimise(
+                spec, source, seed, device, start, report if rank == 0 else lambda progress: None, wait, parts
+            )
+        validation = None
+        if held_out and rank == 0:
+            tick = _counted("validate", len(held_out), report)
+            validation = evaluate(network, held_out, spec, spec.training.patch, device, tick)
     checkpoint = Checkpoint(
         task=spec.name,
         signature=spec.signature(),
@@ -112,64 +110,57 @@ def train(
             "validated_on": {case.id: case.label.id for case in held_out if case.label},
             "validation": None if validation is None else {key: validation[key] for key in ("subsets", "mean", "full")},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "processes": count,
+            "load": {"parts": load.parts, "patch": list(load.patch)},
+            "program": PROGRAM,
             "seconds": round(time.monotonic() - began, 1),
         },
     )
     return Trained(network, checkpoint, validation)
 
 
-def _optimise(
+def cross_validate(
     spec: TaskSpec,
-    source: PatchSource,
+    cases: Sequence[Case],
+    folds: int,
+    *,
     seed: int,
     device: torch.device,
-    start: SegmentationNetwork | None,
-    report: Callable[[Progress], None],
-) -> SegmentationNetwork:
-    """AdamW with a short warm-up and a cosine, gradient clipping, bfloat16 on CUDA; returns averaged weights (EMA)."""
-    steps = spec.training.steps
-    torch.manual_seed(seed)
-    plan = spec.network.model_dump()
-    network = copy.deepcopy(start) if start else build_network(len(spec.modalities), spec.classes, plan)
-    network = network.to(device).train()
-    criterion = MutualLearningLoss(spec.training.loss.model_dump())
-    optimiser = torch.optim.AdamW(network.parameters(), lr=spec.training.learning_rate, weight_decay=1e-2)
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-    )
-    # an average over about the last tenth of the run
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))
-    recent: dict[str, list[float]] = {}
-    began = last = time.monotonic()
-    for step in range(steps):
-        batch = _to(source.batch(step), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            outputs = network(batch.images, batch.presence, batch.subset)
-        terms = criterion(outputs, batch.label)
-        if not torch.isfinite(terms["total"]):
-            raise TrainingError(
-                f"step {step + 1}: expected a finite loss, got {terms['total'].item()}; "
-                "lower training.learning_rate in task.yaml"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(network)
-        for name, value in terms.items():
-            recent.setdefault(name, []).append(float(value.detach()))
-        now = time.monotonic()
-        if now - last > 5 or step + 1 == steps or step == 0:
-            left = (now - began) / (step + 1) * (steps - step - 1)
-            means = {name: sum(values) / len(values) for name, values in recent.items()}
-            report(Progress("train", step + 1, steps, means, left))
-            recent, last = {}, now
-    result = average.module
-    assert isinstance(result, type(network))
-    return result.eval()
+    prepared: Path | None = None,
+    report: Report = lambda progress: None,
+    wait: Callable[[], float] = lambda: 0.0,
+) -> dict[str, Any] | None:
+    """Scores by patient-level cross-validation, for the time in which too few patients are labelled to keep any aside.
+
+    Every patient is scored by a network that was trained, from new weights, on the others; leave-one-out where there
+    are no more patients than folds. Returns what `evaluate` returns; None with fewer than two patients.
+    """
+    labelled = [case for case in cases if case.label is not None]
+    patients = sorted({case.patient_id for case in labelled})
+    folds = min(folds, len(patients))
+    if folds < 2:
+        return None
+    alone = spec.model_copy(update={"training": spec.training.model_copy(update={"validation": 0.0})})
+    scored: dict[str, Any] = {}
+    for fold in range(folds):
+        held = set(patients[fold::folds])
+
+        def of_fold(progress: Progress, fold: int = fold) -> None:
+            report(replace(progress, stage=f"fold {fold + 1} of {folds}: {progress.stage}"))
+
+        kept = [case for case in labelled if case.patient_id not in held]
+        result = train(alone, kept, seed=seed, device=device, prepared=prepared, report=of_fold, wait=wait)
+        for case in labelled:
+            if case.patient_id in held:
+                scored[case.id] = score_case(result.network, case, spec, spec.training.patch, device)
+    return summarise(scored, spec)
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.images.to(device), batch.label.to(device), batch.presence.to(device), batch.subset.to(device))
+def _counted(stage: str, total: int, report: Report) -> Callable[[str], None]:
+    done: list[str] = []
+
+    def tick(case_id: str) -> None:
+        done.append(case_id)
+        report(Progress(stage, len(done), total, {}))
+
+    return tick

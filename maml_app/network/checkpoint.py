@@ -37,18 +37,23 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
-    """Write weights and description to exactly `path`. Not atomic: the caller hands in a temporary file."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, path, metadata={"format": FORMAT, "checkpoint": json.dumps(checkpoint.__dict__)})
-
-
-def load_checkpoint(
-    path: Path, task: str, signature: str, device: torch.device
-) -> tuple[SegmentationNetwork, Checkpoint]:
-    """Read a model for a task, ready for inference.
+    """Write weights and description to exactly `path`. Not atomic: the caller hands in a temporary file.
 
     Raises:
-        ModelError: no file, damaged, not of this program, of another task, or of an older form of the task.
+        OSError: it cannot be written, as when the disk is full.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    try:
+        save_file(weights, path, metadata={"format": FORMAT, "checkpoint": json.dumps(checkpoint.__dict__)})
+    except SafetensorError as error:  # how it says that the system refused
+        raise OSError(str(error)) from None
+
+
+def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwork, Checkpoint]:
+    """Read a model of any task, ready for inference.
+
+    Raises:
+        ModelError: no file, damaged, or not of this program.
     """
     if not path.is_file():
         raise ModelError(f"{path}: expected a model file, got none; train one first")
@@ -62,6 +67,23 @@ def load_checkpoint(
         raise ModelError(f"{path}: expected a model of format {FORMAT!r}, got {metadata.get('format')!r}")
     content = json.loads(metadata["checkpoint"])
     checkpoint = Checkpoint(**{**content, "patch": tuple(content["patch"])})
+    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.plan)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: expected weights of the network it describes, got others ({error})") from None
+    return network.to(device).eval(), checkpoint
+
+
+def load_checkpoint(
+    path: Path, task: str, signature: str, device: torch.device
+) -> tuple[SegmentationNetwork, Checkpoint]:
+    """Read a model for a task, ready for inference.
+
+    Raises:
+        ModelError: as `open_checkpoint`; or it is of another task, or of an older form of the task.
+    """
+    network, checkpoint = open_checkpoint(path, device)
     if checkpoint.task != task:
         raise ModelError(f"{path}: expected a model of task {task!r}, got one of {checkpoint.task!r}")
     if checkpoint.signature != signature:
@@ -69,9 +91,4 @@ def load_checkpoint(
             f"{path}: expected a model of the present form of task {task!r}, got one trained before its modalities, "
             "labels or spacing changed; train again"
         )
-    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.plan)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(f"{path}: expected weights of the network it describes, got others ({error})") from None
-    return network.to(device).eval(), checkpoint
+    return network, checkpoint

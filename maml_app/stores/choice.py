@@ -102,17 +102,25 @@ def open_archive(studies: str, spec: TaskSpec, options: Mapping[str, str] | None
 
     options, url = options or {}, studies.rstrip("/")
     folder = cache_folder(url, options.get("cache", ""))
-    try:
-        limit_gb = float(options.get("cache_gb") or 20)
-    except ValueError:
-        raise TaskSpecError(f"cache_gb: expected a number of gigabytes, got {options['cache_gb']!r}") from None
     foreign = options.get("foreign_segs", "ignore")
     if foreign not in ("ignore", "use"):
         raise TaskSpecError(f"foreign_segs: expected ignore or use, got {foreign!r}")
     forced = _assigned(folder / "assign.json", spec) if (folder / "assign.json").is_file() else {}
     if options.get("assign"):
         forced |= _assigned(options["assign"], spec)
-    return DicomWebStore(Pacs(url), spec, Cache(folder, limit_gb), forced, foreign == "use")
+    return DicomWebStore(Pacs(url), spec, Cache(folder, gigabytes(options, "cache_gb")), forced, foreign == "use")
+
+
+def gigabytes(options: Mapping[str, str], name: str) -> float:
+    """A size among the options, 20 if it is not given.
+
+    Raises:
+        TaskSpecError: it is no number.
+    """
+    try:
+        return float(options.get(name) or 20)
+    except ValueError:
+        raise TaskSpecError(f"{name}: expected a number of gigabytes, got {options[name]!r}") from None
 
 
 def _assigned(source: Path | str, spec: TaskSpec) -> dict[str, str | None]:

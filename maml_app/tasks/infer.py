@@ -23,6 +23,7 @@ from maml_app.errors import CaseError, ImageError, ModelError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.preprocess import from_task_values
 from maml_app.learning.predict import Model, load_model, pick_device, segment
+from maml_app.learning.processes import Turns
 from maml_app.learning.registry import ModelRegistry
 from maml_app.tasks.answers import answering
 
@@ -85,7 +86,8 @@ class SegmentCase(InferTask):
         # more threads than free cores wait for each other: half of them while a training runs beside
         cores = os.cpu_count() or 2
         torch.set_num_threads(max(1, cores // 2) if processes("train") else cores)
-        result = segment(model, case, asked, self.spec)
+        with Turns(self.registry.turns).inference():
+            result = segment(model, case, asked, self.spec)
         label = result.label
         convention = _choice(request, "convention", "task")
         if convention != "task":

@@ -35,8 +35,7 @@ spec = load_task(Path(sys.argv[1]) / "task.yaml")
 store, registry = FolderStore(Path(sys.argv[1]) / "studies", spec), ModelRegistry(Path(sys.argv[1]) / "models")
 print("ready", flush=True)
 while True:
-    with registry.workspace() as work:
-        result = train(spec, store.cases(), device=torch.device("cpu"), workspace=work)
+    result = train(spec, store.cases(), device=torch.device("cpu"), prepared=registry.prepared)
     registry.publish(result.network, result.checkpoint, {})
 """
 

@@ -92,7 +92,7 @@ def test_the_loop(running: Running) -> None:
     assert status["status"] == "DONE", status
     lines = "\n".join(status["details"])
     assert "5 of 6 cases have a final label" in lines
-    assert "train 2/2: loss" in lines
+    assert "train 2/2, epoch" in lines
     assert "published v0001" in lines
 
     for modality in ("ct", "pet", "mr_t1"):

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.learning.dataset import PatchSource, Sample, _cut, build_samples, draw_subset
+from maml_app.imaging.files import read_image, write_image
+from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.imaging.volume import Volume
+from maml_app.learning import dataset
+from maml_app.learning.dataset import PatchSource, Sample, _cut, build_samples, draw_subset, load_sample
 from maml_app.stores.folder import FolderStore
 
 
 @pytest.fixture
 def samples(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> list[Sample]:
-    return build_samples([case for case in store.cases() if case.label], spec, tmp_path / "prepared")
+    built = build_samples([case for case in store.cases() if case.label], spec, tmp_path / "prepared")
+    return [load_sample(case_id, folder) for case_id, folder in built.items()]
 
 
 def test_batches_have_the_promised_shapes_and_mark_what_is_missing(samples: list[Sample], spec: TaskSpec) -> None:
@@ -60,3 +67,61 @@ def test_subsets_are_drawn_from_all_that_is_possible() -> None:
     presence = torch.tensor([True, False, True])
     drawn = {tuple(draw_subset(presence, rng).tolist()) for _ in range(60)}
     assert drawn == {(True, False, False), (False, False, True), (True, False, True)}
+
+
+def test_prepared_cases_are_used_again_until_a_file_changes(
+    store: FolderStore, spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = [case for case in store.cases() if case.label]
+    prepared: list[str] = []
+    whole = prepare
+
+    def counted(case: Case, task: TaskSpec) -> Prepared:
+        prepared.append(case.id)
+        return whole(case, task)
+
+    monkeypatch.setattr(dataset, "prepare", counted)
+    first = build_samples(labelled, spec, tmp_path / "prepared")
+    assert prepared == [case.id for case in labelled]
+    assert build_samples(labelled, spec, tmp_path / "prepared") == first
+    assert len(prepared) == 4
+    image = labelled[1].images["mr_t1"].path
+    volume = read_image(labelled[1].images["mr_t1"])
+    write_image(image, Volume(volume.voxels + 1, volume.affine))
+    second = build_samples(labelled, spec, tmp_path / "prepared")
+    assert prepared[4:] == [labelled[1].id]
+    assert {case_id for case_id in first if first[case_id] != second[case_id]} == {labelled[1].id}
+    # another spacing is another preparation
+    coarse = spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})})
+    assert not set(build_samples(labelled, coarse, tmp_path / "prepared").values()) & set(second.values())
+
+
+def test_prepared_cases_stay_below_their_limit_and_litter_goes(
+    store: FolderStore, spec: TaskSpec, tmp_path: Path
+) -> None:
+    labelled = [case for case in store.cases() if case.label]
+    folder = tmp_path / "prepared"
+    first = build_samples(labelled[:2], spec, folder)
+    for path in first.values():
+        os.utime(path, (0, 0))
+    (folder / ".part-999999999-x").mkdir()
+    (folder / f".part-{os.getpid()}-y").mkdir()
+    second = build_samples(labelled[2:], spec, folder, limit_gb=1e-6)
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in second.values()),
+        f".part-{os.getpid()}-y",
+    }
+
+
+def test_a_weight_draws_a_case_more_often(samples: list[Sample], spec: TaskSpec) -> None:
+    source = PatchSource(samples, spec, 0, weights={samples[0].case_id: 3})
+    assert [one.case_id for one in source.samples].count(samples[0].case_id) == 3
+    assert source.steps_an_epoch == 3
+
+
+def test_a_slot_is_the_same_alone_and_in_its_batch(samples: list[Sample], spec: TaskSpec) -> None:
+    source = PatchSource(samples, spec, 4)
+    whole, second = source.batch(5), source.batch(5, slots=[1])
+    assert torch.equal(whole.images[1:], second.images)
+    assert torch.equal(whole.subset[1:], second.subset)
+    assert source.batch(5, patch=(8, 16, 8)).images.shape == (2, 3, 8, 16, 8)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maml_app.learning.gate import judge
+from maml_app.learning.gate import forgotten, judge
 
 
 def report(**cases: dict[str, float | None]) -> dict[str, Any]:
@@ -33,3 +33,17 @@ def test_finding_a_lesion_where_there_is_none_is_worse() -> None:
     verdict = judge(report(a={"ct": 0.0}), report(a={"ct": None}), "v0001", 0.02)
     assert verdict.reasons == ("lesion from ct: Dice 0.000, was 1.000 (1 cases)",)
     assert judge(report(a={"ct": None}), report(a={"ct": 0.0}), "v0001", 0.02).publish
+
+
+def test_a_case_that_was_forgotten_is_named_though_the_mean_is_fine() -> None:
+    def scored(*scores: tuple[float | None, float]) -> dict[str, Any]:
+        return {
+            "cases": {f"case_{n}": {"ct": {"organ": 0.1}, "ct+mr": {"organ": one, "lesion": two}}
+                      for n, (one, two) in enumerate(scores)}
+        }  # fmt: skip
+
+    before = scored((0.8, 0.8), (0.9, 0.5), (None, 0.4))
+    after = scored((0.95, 0.95), (0.6, 0.5), (None, 0.4))
+    assert forgotten(after, before, ["case_0", "case_1", "case_2", "case_9"]) == ["case_1: Dice 0.550, was 0.700"]
+    assert forgotten(after, before, ["case_0"]) == []
+    assert forgotten(before, before, ["case_0", "case_1", "case_2"]) == []

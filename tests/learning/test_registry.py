@@ -14,6 +14,7 @@ from maml_app.learning import registry as module
 from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import build_network
+from scripts.server import ROOT
 
 PLAN = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
 CHECKPOINT = Checkpoint("toy", "abc", 2, 2, PLAN, (8, 8, 8))
@@ -110,3 +111,52 @@ def test_readers_always_find_a_whole_version_while_others_are_published(tmp_path
     reader.join()
     assert seen
     assert registry.served() == "v0009"
+
+
+def test_old_versions_are_pruned_but_never_what_is_served_or_before_it(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    for _ in range(3):
+        registry.publish(network(), CHECKPOINT, {})
+    for _ in range(4):
+        registry.store(network(), CHECKPOINT, {})
+    assert registry.prune(2) == ["v0001", "v0004", "v0005"]
+    assert registry.versions() == ["v0002", "v0003", "v0006", "v0007"]
+    assert registry.rollback() == "v0002"
+    assert registry.store(network(), CHECKPOINT, {}) == "v0008"  # no name is used twice
+    assert registry.prune(9) == []
+    assert not list(registry.root.glob(".work-*"))
+
+
+def test_a_report_can_be_added_to(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    version = registry.publish(network(), CHECKPOINT, {"seed": 1})
+    registry.annotate(version, cross_validation={"mean": 0.5})
+    assert registry.report(version) == {"seed": 1, "cross_validation": {"mean": 0.5}}
+
+
+STORE = """
+import sys, torch
+from pathlib import Path
+from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import open_checkpoint
+registry = ModelRegistry(Path(sys.argv[1]))
+network, checkpoint = open_checkpoint(registry.path("v0001"), torch.device("cpu"))
+input()
+for _ in range(15):
+    registry.publish(network, checkpoint, {})
+"""
+
+
+def test_two_trainings_that_end_together_both_get_a_version(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    registry.publish(network(), CHECKPOINT, {})
+    command = [sys.executable, "-c", STORE, str(registry.root)]
+    running = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(120) for process in running] == [0, 0]
+    assert len(registry.versions()) == 31
+    assert sorted(registry.history()) == registry.versions()  # none was lost on the way
+    assert not list(registry.root.glob(".work-*"))

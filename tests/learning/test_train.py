@@ -8,10 +8,11 @@ import torch
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.learning.evaluate import evaluate
+from maml_app.learning.optimise import Progress
 from maml_app.learning.predict import load_model, segment
 from maml_app.learning.registry import store_model
 from maml_app.learning.report import markdown
-from maml_app.learning.train import Progress, train
+from maml_app.learning.train import train
 from maml_app.stores.folder import FolderStore
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ def test_training_repeats_bit_by_bit_and_reports(store: FolderStore, spec: TaskS
     last = [progress for progress in seen if progress.stage == "train"][-1]
     assert (last.done, last.total) == (3, 3)
     assert {"fused", "experts", "mutual", "subset", "consistency", "total"} == set(last.losses)
-    assert "train 3/3: loss" in str(last)
+    assert "train 3/3, epoch 2: loss" in str(last)
 
 
 def test_training_on_few_cases_learns_them(store: FolderStore, spec: TaskSpec) -> None:

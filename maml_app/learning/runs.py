@@ -1,0 +1,101 @@
+"""What is kept of each training run, for people: its whole log, the curves, and how it ended.
+
+<folder>/20240102-101500-123456-4711/train.log      every line
+                              progress.jsonl  losses by step
+                              curves.png      loss terms over steps
+                              events.out.…    the same for TensorBoard
+                              state.json      running, done or failed, with the reason
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from maml_app.errors import TrainingError
+from maml_app.imaging.files import write_atomically, write_text
+from maml_app.learning.optimise import Progress
+from maml_app.learning.processes import is_running
+
+KEPT = 50  # runs; older ones go
+
+
+class Run:
+    """One training run's folder. Used in a `with` block: an error that leaves it is noted as the reason."""
+
+    def __init__(self, root: Path) -> None:
+        self._points: list[tuple[int, dict[str, float]]] = []
+        self.folder = root / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(one for one in root.iterdir() if one.is_dir())[:-KEPT]:
+                for file in path.iterdir():
+                    file.unlink()
+                path.rmdir()
+            self.end("running")
+        except OSError as error:
+            raise TrainingError(f"{root}: expected a folder that can be written to ({error})") from None
+
+    def line(self, text: str) -> None:
+        """Keep a line of the log."""
+        self._append("train.log", f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def progress(self, progress: Progress) -> None:
+        """Keep the losses of a step."""
+        if progress.losses and progress.stage == "train":
+            self._points.append((progress.done, progress.losses))
+            self._append("progress.jsonl", json.dumps({"step": progress.done, **progress.losses}) + "\n")
+
+    def end(self, state: str, reason: str = "") -> None:
+        """Note how the run stands: running, done or failed; in the end the curves are drawn."""
+        if state != "running":
+            self._draw()
+        content = {"state": state, "reason": reason, "process": os.getpid(), "time": time.strftime("%FT%T%z")}
+        write_text(self.folder / "state.json", json.dumps(content))
+
+    def _draw(self) -> None:
+        """Write the curves, as a picture and for TensorBoard."""
+        if not self._points:
+            return
+        from matplotlib.figure import Figure
+        from torch.utils.tensorboard import SummaryWriter
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in self._points[-1][1]:
+            steps = [step for step, losses in self._points if name in losses]
+            values = [losses[name] for _, losses in self._points if name in losses]
+            axes.plot(steps, values, label=name, linewidth=2 if name == "total" else 1)
+        axes.set(xlabel="step", ylabel="weighted loss", title=self.folder.name, yscale="log")
+        axes.legend()
+        write_atomically(self.folder / "curves.png", lambda part: figure.savefig(part, format="png", dpi=100))
+        with SummaryWriter(str(self.folder)) as writer:  # type: ignore[no-untyped-call]
+            for step, losses in self._points:
+                for name, value in losses.items():
+                    writer.add_scalar(f"loss/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            pass  # a full disk must not stop a training that needs no more of it
+
+
+def last_run(root: Path) -> dict[str, Any]:
+    """How the newest run stands; one that runs no more but never ended was killed. Empty if there was none."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in reversed(folders):
+        try:
+            state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if state["state"] == "running" and not is_running(int(state["process"])):
+            state["state"] = "killed"
+            state["reason"] = "stopped by somebody, or killed by the system for want of memory; train again"
+        return {"log": str(folder / "train.log"), **state}
+    return {}
