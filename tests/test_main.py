@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from maml_app.__main__ import main
 from maml_app.imaging.files import read_label
 from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint
@@ -20,16 +23,30 @@ from tests.conftest import TOY
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 def call(*arguments: object, expect: int = 0) -> str:
-    environment = {**os.environ, "COLUMNS": "300", "OMP_NUM_THREADS": "1"}
+    """The command line, in this process: importing torch anew for each call would take most of the time."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["maml_app", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert (ended.value.code or 0) == expect, printed.getvalue()
+    return printed.getvalue()
+
+
+def test_it_is_a_program_of_its_own() -> None:
+    command = [sys.executable, "-m", "maml_app"]
     done = subprocess.run(
-        [sys.executable, "-m", "maml_app", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300,
-    )  # fmt: skip
-    printed = done.stdout + done.stderr
-    assert done.returncode == expect, printed
-    assert "Traceback" not in printed
-    return printed
+        [*command, "models", "list", "--models", "/nowhere"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert "error: /nowhere: expected --task to be one of []" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -120,8 +137,27 @@ def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:
     )
 
 
+def test_models_are_exported_and_pruned(tmp_path: Path) -> None:
+    plan = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+    registry = ModelRegistry(tmp_path / "models" / "toy")
+    for _ in range(4):
+        registry.publish(build_network(2, 2, plan), Checkpoint("toy", "x", 2, 2, plan, (8, 8, 8)), {})
+    models = ("--models", tmp_path / "models")
+    assert "v0004 written to" in call("models", "export", "v0004", "--out", tmp_path / "m.ts", *models)
+    described = json.loads((tmp_path / "m.json").read_text())
+    assert (described["version"], described["patch"]) == ("v0004", [8, 8, 8])
+    exported = torch.jit.load(str(tmp_path / "m.ts"))  # type: ignore[no-untyped-call]
+    answer = exported(torch.zeros(1, 2, 8, 8, 8), torch.tensor([[True, False]]))
+    assert answer.shape == (1, 2, 8, 8, 8)
+    assert "got 'v0009'" in call("models", "export", "v0009", "--out", tmp_path / "m.ts", *models, expect=2)
+    assert "could not be written" in call(
+        "models", "export", "v0004", "--out", tmp_path / "m.ts" / "x.ts", *models, expect=2
+    )
+    assert "deleted: v0001, v0002; kept: v0003, v0004" in call("models", "prune", "--keep", 1, *models)
+
+
 def test_help_explains_itself() -> None:
     printed = call("--help")
-    for command in ("check", "train", "evaluate", "infer", "phantom", "models"):
+    for command in ("check", "train", "evaluate", "infer", "import-labels", "phantom", "models"):
         assert command in printed
     assert "every subset of modalities" in call("evaluate", "--help")

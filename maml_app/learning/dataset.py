@@ -72,9 +72,7 @@ def build_samples(
             tick(case.id)
         _drop_old(folder, set(built.values()), limit_gb)
     except OSError as error:
-        raise TrainingError(
-            f"{folder}: prepared cases could not be written ({error}); make room on the disk, the served model stays"
-        ) from None
+        raise TrainingError(f"{folder}: prepared cases could not be written ({error}); make room on the disk") from None
     return built
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,11 @@ class Run:
 
     def end(self, state: str, reason: str = "") -> None:
         """Note how the run stands: running, done or failed; in the end the curves are drawn."""
-        if state != "running":
-            self._draw()
         content = {"state": state, "reason": reason, "process": os.getpid(), "time": time.strftime("%FT%T%z")}
         write_text(self.folder / "state.json", json.dumps(content))
+        if state != "running":
+            with suppress(OSError):  # a full disk: the state says more than the picture
+                self._draw()
 
     def _draw(self) -> None:
         """Write the curves, as a picture and for TensorBoard."""
@@ -79,11 +81,9 @@ class Run:
                     writer.add_scalar(f"loss/{name}", value, step)  # type: ignore[no-untyped-call]
 
     def _append(self, name: str, text: str) -> None:
-        try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError:
-            pass  # a full disk must not stop a training that needs no more of it
+        # a full disk must not stop a training that needs no more of it
+        with suppress(OSError), (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def last_run(root: Path) -> dict[str, Any]:

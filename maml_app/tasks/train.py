@@ -71,7 +71,9 @@ class TrainEnsemble(TrainTask):
             reason = f"out of memory; lower training.batch or training.patch in task.yaml ({error})"
         except OSError as error:
             full = "the disk is full; make room" if error.errno == errno.ENOSPC else "a file could not be used"
-            reason = f"{full}, the served model stays ({error})"
+            reason = f"{full} ({error})"
+        served = self.registry.served()
+        reason += f"; {served} stays served" if served else ""
         # in the training process: one line in the task's log, and a failed exit
         self.say(f"Training failed: {reason}")
         if self._run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
@@ -27,6 +29,8 @@ from maml_app.imaging.phantom import make_case, write_cases
 from maml_app.imaging.volume import Grid
 from scripts.server import ROOT, Server
 from tests.conftest import TOY
+
+KILLS = int(os.environ.get("MAML_KILLS", "2"))  # 40 takes about a quarter of an hour
 
 
 @dataclass
@@ -220,6 +224,40 @@ def test_stopping_a_training_leaves_the_served_version(running: Running) -> None
     assert running.client.info()["train_stats"]["toy"].get("version") == before
     assert train(running)["status"] == "DONE"  # and the next one starts clean
     assert not list((running.models / "toy").glob(".work-*"))
+
+
+def training_processes(running: Running) -> list[psutil.Process]:
+    assert running.server._process is not None
+    children = psutil.Process(running.server._process.pid).children(recursive=True)
+    return [one for one in children if "monailabel.interfaces.utils.app" in " ".join(one.cmdline())]
+
+
+def test_a_training_that_is_killed_at_any_moment_is_told_and_the_server_answers(running: Running) -> None:
+    """SIGKILL, as by the system when memory runs out, of the server's own training process."""
+    client = running.client
+    if client.info()["train_stats"]["toy"].get("version") is None:
+        train(running)
+    served = client.info()["train_stats"]["toy"]["version"]
+    moments = random.Random(5)
+    for _ in range(KILLS):
+        client.train_start("toy", {"steps": 100000})
+        end = time.monotonic() + 60
+        while not training_processes(running) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.0, 18.0))
+        for process in training_processes(running):
+            process.kill()
+        while client.train_status()["status"] in ("SUBMITTED", "RUNNING") and time.monotonic() < end:
+            time.sleep(0.2)
+        assert client.train_status()["status"] == "ERROR"
+        file, params = client.infer("toy", "phantom_000", {})
+        assert params["model_version"] == served
+        assert read_label(Path(file)).grid.same_as(grid_of(running, "phantom_000", "ct"))
+        last = client.info()["train_stats"]["toy"]["last_run"]
+        assert last["state"] in ("killed", "done", "failed")  # done or failed: of the run before, if it never began
+    assert train(running)["status"] == "DONE"
+    assert not list((running.models / "toy").glob(".work-*"))
+    assert not list((running.models / "toy" / "prepared").glob(".part-*"))
 
 
 def test_a_training_that_cannot_start_gives_its_reason(running: Running) -> None:
