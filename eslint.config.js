@@ -1,5 +1,5 @@
 // What eslint asks of the viewer extension: plain JavaScript, as the browser runs it.
-const browser = ['window', 'document', 'fetch', 'FormData', 'Blob', 'TextDecoder', 'MutationObserver', 'escape'];
+const browser = ['window', 'document', 'fetch', 'FormData', 'Blob', 'TextDecoder', 'MutationObserver', 'URL', 'escape'];
 
 module.exports = [
   {

@@ -13,17 +13,21 @@ from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import ORIGINAL
-from maml_app.errors import MamlError
+from maml_app.errors import MamlError, TaskSpecError
 from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.selection import DEFAULT, STRATEGIES
 from maml_app.stores.choice import choose_task, gigabytes, open_studies
 from maml_app.stores.pacs import session
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
-from maml_app.tasks.strategy import FirstCase, RandomCase
+from maml_app.tasks.scoring import ScoreCases
+from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
 from maml_app.tasks.viewer import add_routes, guard
 
@@ -34,7 +38,8 @@ class MamlApp(MONAILabelApp):
     """One task on one studies folder.
 
     `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
-    `--conf prepared_gb N` limits what prepared cases take there.
+    `--conf prepared_gb N` limits what prepared cases take there; `--conf random NAME` is the strategy that clients get
+    who ask for `random`, as OHIF always does.
     For an archive, `--conf cache DIR | cache_gb N | assign FILE | foreign_segs use` as `open_studies` tells.
     """
 
@@ -43,6 +48,9 @@ class MamlApp(MONAILabelApp):
             self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir))
             self.source = open_studies(studies, self.spec, conf)
             self.prepared_gb = gigabytes(conf, "prepared_gb")
+            self.random = conf.get("random") or DEFAULT
+            if self.random not in STRATEGIES:
+                raise TaskSpecError(f"random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
             # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
@@ -69,14 +77,30 @@ class MamlApp(MONAILabelApp):
         return {self.spec.name: TrainEnsemble(self.source, self.spec, self.registry, self.prepared_gb)}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return {"random": RandomCase(), "first": FirstCase()}
+        """Each by its name; OHIF always asks for `random`, which `--conf random NAME` lets be another."""
+        arguments = (self.source, self.spec, self.registry)
+        strategies: dict[str, Strategy] = {name: RankedCase(name, *arguments) for name in STRATEGIES}
+        if self.random != "random":
+            said = f"As {self.random}: {STRATEGIES[self.random][1]}"
+            strategies["random"] = RankedCase(self.random, *arguments, said)
+        return strategies
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        self.scores = ScoreCases(self.source, self.spec, self.registry)
+        return {"maml": self.scores}
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
+        """As MONAI Label's, which calls this at the start, after a training and after each `next`: if there is need."""
+        if method is None and (processes("scoring") or not self.scores.is_due()):
+            return {}
+        return super().async_scoring(method, params)
 
     def on_init_complete(self) -> None:
         """In the server, not in its training process: add what the viewer needs, and keep other machines out."""
         super().on_init_complete()
         from monailabel.app import app as server
 
-        add_routes(server, self.source, self.spec, self.datastore(), session())
+        add_routes(server, self.source, self.spec, self.datastore(), session(), self.registry)
         guard(server)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:

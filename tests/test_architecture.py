@@ -22,7 +22,17 @@ BELOW = {
     "main": {"app"},
     "model_commands": {"learning", "network", "imaging", "errors"},
     "archive_commands": {"stores", "imaging", "errors"},
-    "__main__": {"model_commands", "archive_commands", "learning", "imaging", "stores", "cases", "errors"},
+    "queue_command": {"model_commands", "learning", "stores", "errors"},
+    "__main__": {
+        "queue_command",
+        "model_commands",
+        "archive_commands",
+        "learning",
+        "imaging",
+        "stores",
+        "cases",
+        "errors",
+    },
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
 

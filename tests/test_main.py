@@ -156,8 +156,23 @@ def test_models_are_exported_and_pruned(tmp_path: Path) -> None:
     assert "deleted: v0001, v0002; kept: v0003, v0004" in call("models", "prune", "--keep", 1, *models)
 
 
+def test_the_queue_is_printed_with_reasons(toy: Path, tmp_path: Path) -> None:
+    studies, models = tmp_path / "studies", ("--models", tmp_path / "models")
+    call("phantom", "--out", studies, "--task", toy, "--count", 4, "--size", 20, "--labelled", 1)
+    arguments = ("queue", "--studies", studies, "--task", toy, *models)
+    printed = call(*arguments)
+    assert "3 waiting, 1 labelled" in printed
+    assert "not looked at by a model yet; no ct" in printed
+    printed = call(*arguments, "--score")
+    assert "there is no model for Toy task yet" in printed
+    assert "phantom_003: scored" in printed
+    assert "unlike the labelled cases" in printed
+    assert "scored" not in call(*arguments, "--score").replace("scores of", "")
+    assert "expected one of ['maml'," in call(*arguments, "--strategy", "luck", expect=2)
+
+
 def test_help_explains_itself() -> None:
     printed = call("--help")
-    for command in ("check", "train", "evaluate", "infer", "import-labels", "phantom", "models"):
+    for command in ("check", "train", "evaluate", "infer", "queue", "import-labels", "phantom", "models"):
         assert command in printed
     assert "every subset of modalities" in call("evaluate", "--help")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,18 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ModelError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array, Grid
+from maml_app.learning.registry import ModelRegistry
 from maml_app.learning.uncertainty import foreground_entropy
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,30 @@ def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device) -
     """
     network, checkpoint = load_checkpoint(path, spec.name, spec.signature(), device)
     return Model(version, network, checkpoint, device)
+
+
+def load_served(registry: ModelRegistry, spec: TaskSpec, device: torch.device, have: Model | None = None) -> Model:
+    """The served model; if its file is damaged or of an older form of the task, the last good one served before it.
+
+    Args:
+        have: a model loaded earlier; it is returned again if it is still the one.
+
+    Raises:
+        ModelError: none was published yet, or none that was served can be used; the message is that of the newest.
+    """
+    first: ModelError | None = None
+    for version in dict.fromkeys(reversed(registry.history())):
+        if have is not None and (have.version, have.device) == (version, device):
+            return have
+        try:
+            return load_model(registry.path(version), spec, version, device)
+        except ModelError as error:
+            logger.warning("%s cannot be served, the one before it is: %s", version, error)
+            first = first or error
+    raise first or ModelError(
+        f"there is no model for {spec.title} yet: save some labels, then start training; segmentations are offered "
+        "from then on"
+    )
 
 
 def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Sequence[str] = ()) -> Segmentation:

@@ -5,6 +5,7 @@
 <root>/served                    the versions served, one a line, the present one last
 <root>/prepared/                 cases as the network takes them, used again by the next training
 <root>/runs/                     what is kept of each training run
+<root>/scores/                   how much there is to learn from each case, by version
 """
 
 from __future__ import annotations
@@ -144,6 +145,10 @@ class ModelRegistry:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
 
     @property
     def turns(self) -> Path:

@@ -16,7 +16,7 @@ from maml_app.errors import ModelError
 from maml_app.learning.evaluate import evaluate
 from maml_app.learning.gate import Verdict, forgotten, judge
 from maml_app.learning.optimise import Progress, Report
-from maml_app.learning.predict import Model, load_model
+from maml_app.learning.predict import Model, load_served
 from maml_app.learning.processes import Turns
 from maml_app.learning.registry import ModelRegistry
 from maml_app.learning.runs import Run
@@ -116,11 +116,11 @@ class Retraining:
             seed=self.options.seed,
             device=self.options.device,
             prepared=self.registry.prepared,
-            report=self._shown(),
+            report=self._folds_only(),
             wait=turns.wait,
         )
         assert scores is not None  # two patients at least
-        self._tell_scores(scores, f"{kind} Dice")
+        self.say(f"{kind} Dice: mean over subsets {_number(scores['mean'])}, all modalities {_number(scores['full'])}")
         summary = {"kind": kind, "patients": patients, **{key: scores[key] for key in ("subsets", "mean", "full")}}
         self.registry.annotate(version, cross_validation=summary)
         return summary
@@ -168,17 +168,26 @@ class Retraining:
 
         return show
 
+    def _folds_only(self) -> Report:
+        """The task's log keeps 20 lines: of the folds it tells that they are done, and what was odd."""
+
+        def show(progress: Progress) -> None:
+            if progress.note or (progress.stage.endswith(": train") and progress.done == progress.total):
+                self.say(str(progress))
+
+        return show
+
     def _champion(self, labelled: Sequence[Case]) -> Model | None:
         """The served model, to go on from and to be compared with; None if there is none that can be used."""
-        version = self.registry.served()
-        if version is None:
+        if self.registry.served() is None:
             self.say("no model yet: there is nothing to compare with")
             return None
         try:
-            model = load_model(self.registry.path(version), self.spec, version, self.options.device)
+            model = load_served(self.registry, self.spec, self.options.device)
         except ModelError as error:
             self.say(f"the served model cannot be used, there is nothing to compare with: {error}")
             return None
+        version = model.version
         # as when the first labels were all of validation patients: going on from it would score it on what it knows
         held_out = split(labelled, self.spec.training.validation)[1]
         known = sorted({case.id for case in held_out} & set(model.checkpoint.notes["trained_on"]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch.nn import functional as F
 
-from maml_app.network.ensemble import SegmentationNetwork
+from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
 
 # MONAI 1.5 indexes in a way that newer torch warns of, once a process
 warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
@@ -58,3 +59,56 @@ def predict_subsets(
 
     stacked = _slide(images, patch, softmax)
     return stacked.reshape(len(presences), -1, *stacked.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Opinions:
+    """What the ensemble and each of its experts say of one case.
+
+    Attributes:
+        fused: class probabilities (K, X, Y, Z) of the whole ensemble, on the CPU.
+        experts: modality index -> class probabilities (K, X, Y, Z) of its expert alone; empty for the rival network.
+        features: what the networks saw in the coarsest level, averaged over the image, (F,); absent experts give zeros.
+    """
+
+    fused: torch.Tensor
+    experts: dict[int, torch.Tensor]
+    features: torch.Tensor
+
+
+@torch.inference_mode()
+def predict_opinions(
+    network: SegmentationNetwork, images: torch.Tensor, presence: torch.Tensor, patch: Sequence[int]
+) -> Opinions:
+    """As `predict`, with the opinion of each present expert and the coarsest features, all from one pass."""
+    network.eval()
+    present = [index for index, there in enumerate(presence.tolist()) if there]
+    coarse: dict[int, list[torch.Tensor]] = {}
+    unets = list(network.experts) if isinstance(network, MamlEnsemble) else [network.unet]
+    hooks = [
+        unet.encoder[-1].register_forward_hook(  # type: ignore[union-attr, index]
+            lambda module, inputs, output, index=index: coarse.setdefault(index, []).append(
+                output.mean(dim=(0, 2, 3, 4)).float().cpu()
+            )
+        )
+        for index, unet in enumerate(unets)
+    ]
+
+    def softmax(window: torch.Tensor) -> torch.Tensor:
+        outputs = network(window, presence[None])
+        logits = [outputs.fused[0], *(outputs.experts[index][1][0] for index in present if outputs.experts)]
+        return torch.cat([torch.softmax(one.float(), dim=1) for one in logits], dim=1)
+
+    try:
+        stacked = _slide(images, patch, softmax)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    width = max(len(values[0]) for values in coarse.values())
+    features = [
+        torch.stack(coarse[index]).mean(dim=0) if index in coarse else torch.zeros(width) for index in range(len(unets))
+    ]
+    one_each = isinstance(network, MamlEnsemble)
+    parts = stacked.reshape(1 + len(present) * one_each, -1, *stacked.shape[1:])
+    experts = {index: parts[1 + place] for place, index in enumerate(present)} if one_each else {}
+    return Opinions(parts[0], experts, torch.cat(features))

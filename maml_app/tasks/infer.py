@@ -19,10 +19,10 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import CaseError, ImageError, ModelError
+from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.preprocess import from_task_values
-from maml_app.learning.predict import Model, load_model, pick_device, segment
+from maml_app.learning.predict import Model, load_served, pick_device, segment
 from maml_app.learning.processes import Turns
 from maml_app.learning.registry import ModelRegistry
 from maml_app.tasks.answers import answering
@@ -58,21 +58,9 @@ class SegmentCase(InferTask):
         return str(self.registry.path(version)) if version else None
 
     def model(self, device_name: str = "") -> Model:
-        """The served model, loaded once a version and device.
-
-        Raises:
-            ModelError: none is published yet, or its file cannot be used.
-        """
-        version = self.registry.served()
-        if version is None:
-            raise ModelError(
-                f"there is no model for {self.spec.title} yet: save some labels, then start training; "
-                "segmentations are offered from then on"
-            )
-        device = pick_device(device_name)
+        """The served model, loaded once a version and device. Raises ModelError as `load_served`."""
         with self._lock:
-            if self._model is None or (self._model.version, self._model.device) != (version, device):
-                self._model = load_model(self.registry.path(version), self.spec, version, device)
+            self._model = load_served(self.registry, self.spec, pick_device(device_name), self._model)
             return self._model
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

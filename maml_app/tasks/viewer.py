@@ -26,8 +26,10 @@ from monailabel.interfaces.datastore import Datastore
 from maml_app.cases.case import FINAL
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import LabelError
+from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.files import read_grid, write_label
+from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.scoring import ScoreStore
 from maml_app.tasks.answers import answering
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,12 @@ Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 
 
 def add_routes(
-    server: FastAPI, source: CaseSource, spec: TaskSpec, store: Datastore, archive: requests.Session
+    server: FastAPI,
+    source: CaseSource,
+    spec: TaskSpec,
+    store: Datastore,
+    archive: requests.Session,
+    registry: ModelRegistry,
 ) -> None:
     """Put our routes before MONAI Label's."""
     router = APIRouter()
@@ -71,6 +78,17 @@ def add_routes(
                 "series": case.series,
                 "reference": case.series[case.frame_modality(spec.preference)],
             }
+
+    @router.get("/maml/picture/{case_id}")
+    def picture(case_id: str, user: Annotator) -> Response:
+        """The slice on which the experts disagree most, as the newest model that looked at the case sees it."""
+        with answering():
+            scores = ScoreStore(registry.scores)
+            for version in reversed(registry.history()):
+                path = scores.picture(version, case_id)
+                if path:
+                    return Response(path.read_bytes(), media_type="image/png")
+            raise CaseError(f"case {case_id}: no model has looked at it yet")
 
     @router.get("/maml/series/{series}")
     def series_info(series: str, user: Annotator) -> dict[str, Any]:

@@ -211,6 +211,24 @@
     tell('An empty segmentation: draw with the brush, or save it as it is if there is nothing to draw.', 'info');
   }
 
+  /** Ask which case to do next; its reason and picture are shown before anything is left. */
+  async function nextCase() {
+    const options = { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' };
+    const next = await (await ask('/activelearning/random', options)).json();
+    if (!next.id) {
+      tell('No case waits for a label.', 'success');
+      return;
+    }
+    tell(`Next: ${next.PatientID || next.id}. ${next.reason}`, 'info');
+    const address = new URL(window.location.href);
+    address.searchParams.set('StudyInstanceUIDs', next.StudyInstanceUID);
+    const link = make('a', { href: address.href, style: 'color:#5acce6;text-decoration:underline' }, 'Open it');
+    box.message.append(' ', link);
+    if (next.picture) {
+      box.message.append(make('img', { src: next.picture, alt: 'where the experts disagree', style: 'width:100%' }));
+    }
+  }
+
   /** Nothing else starts while something runs; what goes wrong is shown. */
   async function guarded(action) {
     if (busy) {
@@ -360,6 +378,7 @@
         {},
         button('Segment this series', { 'data-maml': 'run' }, () => guarded(run)),
         button('Start empty', { 'data-maml': 'empty' }, () => guarded(startEmpty)),
+        button('Next case', { 'data-maml': 'next' }, () => guarded(nextCase)),
       ),
       button(
         'Save as final label',

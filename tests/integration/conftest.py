@@ -13,7 +13,7 @@ from maml_app.imaging.phantom_dicom import DicomStudy, make_study
 from scripts.orthanc import Orthanc
 from tests.conftest import TOY
 
-QUICK = TOY.replace("steps: 3", "steps: 20, learning_rate: 0.01")
+QUICK = TOY.replace("steps: 3", "steps: 20, folds: 0, learning_rate: 0.01")
 ENOUGH = 600  # steps to see something
 
 

@@ -42,7 +42,7 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def train(running: Running, **params: Any) -> str:
     running.client.train_start("toy", params)
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         status = running.client.train_status()
         if status["status"] not in ("SUBMITTED", "RUNNING"):

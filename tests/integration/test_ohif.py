@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ import requests
 from monailabel.client import MONAILabelClient
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_label
+from maml_app.imaging.phantom_dicom import make_study
 from maml_app.imaging.volume import Array
 from scripts.browser import FLAGS, chromium
 from scripts.server import ROOT, Server
 from tests.integration.conftest import ENOUGH, QUICK, Archive
 
+ARTEFACTS = ROOT / "scratch"
 SLICES = """series => {
   const found = window.cornerstoneTools.segmentation.state.getSegmentation(`maml-${series}`);
   const planes = {};
@@ -60,13 +64,14 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
         client = MONAILabelClient(server.url, str(folder))
         client.train_start("toy", {"steps": ENOUGH})
         wait_for_training(client)
+        ARTEFACTS.mkdir(exist_ok=True)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield Running(server, client, archive, browser)
         browser.close()
 
 
 def wait_for_training(client: MONAILabelClient) -> str:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         status = client.train_status()
         if status["status"] not in ("SUBMITTED", "RUNNING"):
@@ -77,10 +82,12 @@ def wait_for_training(client: MONAILabelClient) -> str:
 
 
 @pytest.fixture
-def page(running: Running) -> Iterator[Page]:
+def page(running: Running, request: pytest.FixtureRequest) -> Iterator[Page]:
     page = running.browser.new_page(viewport={"width": 1600, "height": 900})
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(180_000)
     yield page
+    # what the annotator saw last, to look at
+    page.screenshot(path=ARTEFACTS / f"{request.node.name}.png")
     page.close()
 
 
@@ -155,9 +162,7 @@ def test_from_the_study_list_to_a_mask_on_each_of_two_series(page: Page, running
     show(page, "ct")
     page.wait_for_timeout(1000)
     assert all(shown == [f"maml-{ct}"] for shown in page.evaluate(SHOWN))
-    artefacts = ROOT / "scratch"
-    artefacts.mkdir(exist_ok=True)
-    page.screenshot(path=artefacts / "ohif.png")
+    page.screenshot(path=ARTEFACTS / "ohif.png")
 
 
 def drag(page: Page, offset: tuple[int, int]) -> None:
@@ -221,6 +226,23 @@ def test_a_case_with_nothing_in_it_and_a_missing_modality(page: Page, running: R
     page.locator("[data-maml=save]").click()
     assert "organ 0 ml, lesion 0 ml" in message(page, "Saved as the label of this case, on mr_t1")
     page.locator("#maml [data-maml=state]").get_by_text("Labelled.").wait_for()
+
+
+def test_the_next_case_is_offered_with_its_reason(page: Page, running: Running) -> None:
+    archive = running.archive
+    study, _ = make_study(parse_task(QUICK, "toy"), 21, 0, 24)
+    archive.orthanc.add(study.instances())
+    uid = str(next(study.instances()).StudyInstanceUID)
+    open_study(page, running, 0)
+    page.locator("[data-maml=next]").click()
+    said = message(page, "Next: ")
+    assert re.search(r"Next: phantom_0\d\d-\d+\. 1 of \d: \w", said), said
+    link = page.locator("#maml [data-maml=message] a")
+    assert "StudyInstanceUIDs=" in (link.get_attribute("href") or "")
+    waiting = {archive.study_uid(3), archive.study_uid(4), uid}
+    assert (link.get_attribute("href") or "").split("StudyInstanceUIDs=")[1] in waiting
+    link.click()
+    page.locator("#maml [data-maml=state]").get_by_text("No label yet.").wait_for()
 
 
 def test_what_cannot_be_done_is_said(page: Page, running: Running) -> None:

@@ -58,7 +58,7 @@ def grid_of(running: Running, case: str, modality: str) -> Grid:
 
 def train(running: Running, **params: Any) -> dict[str, Any]:
     running.client.train_start("toy", {"steps": 2, **params})
-    end = time.monotonic() + 240
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         status = running.client.train_status()
         if status["status"] not in ("SUBMITTED", "RUNNING"):

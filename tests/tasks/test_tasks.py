@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from maml_app.errors import TrainingError
 from maml_app.imaging.files import read_image, read_label, write_label
 from maml_app.learning import retrain
 from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.scoring import ScoreStore
+from maml_app.learning.selection import STRATEGIES
 from maml_app.learning.train import train
+from maml_app.network.checkpoint import open_checkpoint
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
-from maml_app.tasks.strategy import FirstCase, RandomCase
+from maml_app.tasks.scoring import ScoreCases
+from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble, _devices
 from scripts.server import ROOT
 from tests.conftest import TOY
@@ -102,16 +107,11 @@ def test_an_answer_lies_on_the_asked_grid_and_says_what_was_used(
         refused(lambda request=request: infer(request), 400, "expected result_extension as .nii.gz, .nii or .nrrd")
 
 
-def test_a_new_version_answers_at_once_and_a_damaged_one_is_refused(
-    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry
-) -> None:
+def test_a_new_version_answers_at_once(infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore) -> None:
     trainer({}, datastore)
     assert infer({"image": "phantom_000"})[1]["model_version"] == "v0001"
     trainer({"steps": "2"}, datastore)  # text, as some clients send numbers
     assert infer({"image": "phantom_000"})[1]["model_version"] == "v0002"
-    registry.path("v0002").write_bytes(b"broken")
-    fresh = SegmentCase(infer.source, infer.spec, registry)
-    refused(lambda: fresh({"image": "phantom_000"}), 409, "damaged or different file")
 
 
 def test_conventions_are_written_on_request(
@@ -294,16 +294,110 @@ def test_a_channel_of_a_4d_file_is_handed_out_as_3d(tmp_path: Path, spec: TaskSp
     assert datastore.get_image_uri("a@pet") == file
 
 
-def test_strategies_offer_unlabelled_cases_only(datastore: CaseDatastore, studies: Path) -> None:
-    for number in (1, 2):
-        (studies / f"phantom_{number:03d}" / "label.nii.gz").unlink()
-    first = FirstCase()({}, datastore)
-    assert first == {"id": "phantom_001", "waiting": 3}
-    picked = {(RandomCase()({}, datastore) or {})["id"] for _ in range(60)}
-    assert picked == {"phantom_001", "phantom_002", "phantom_004"}
-    for number in (1, 2, 4):
-        shutil.copy(studies / "phantom_000" / "label.nii.gz", studies / f"phantom_{number:03d}" / "label.nii.gz")
-    assert FirstCase()({}, datastore) is None
+def asked(trainer: TrainEnsemble, datastore: CaseDatastore, name: str, **request: Any) -> dict[str, Any]:
+    """`next` as MONAI Label's endpoint does it, which notes what was given to whom."""
+    strategy = RankedCase(name, trainer.source, trainer.spec, trainer.registry)
+    answer = strategy(request, datastore) or {}
+    if answer:
+        info = datastore.get_image_info(answer["id"])
+        given = {**info.get("strategy", {}), name: {"ts": int(time.time()), "client_id": request.get("client_id")}}
+        datastore.update_image_info(answer["id"], {"strategy": given})
+    return answer
+
+
+def unlabel(studies: Path, *cases: str) -> None:
+    for case in cases:
+        (studies / case / "label.nii.gz").unlink()
+
+
+def test_strategies_offer_unlabelled_cases_only(
+    trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path
+) -> None:
+    unlabel(studies, "phantom_001")
+    for name in STRATEGIES:
+        ranked = RankedCase(name, trainer.source, trainer.spec, trainer.registry)({"count": 9}, datastore)
+        assert ranked is not None
+        assert sorted(ranked["batch"]) == ["phantom_001", "phantom_004"]
+        assert ranked["id"] == ranked["batch"][0]
+        assert (ranked["waiting"], ranked["choice"]["of"]) == (2, 2)
+    assert asked(trainer, datastore, "first")["id"] == "phantom_001"
+    for case in ("phantom_001", "phantom_004"):
+        label = studies / "phantom_000" / "label.nii.gz"
+        shutil.copy(label, studies / case / "label.nii.gz")
+    assert RankedCase("maml", trainer.source, trainer.spec, trainer.registry)({}, datastore) is None
+
+
+def test_a_case_given_to_one_is_not_offered_to_another(
+    trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlabel(studies, "phantom_000", "phantom_001")
+    assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_000"
+    assert asked(trainer, datastore, "first", client_id="ben")["id"] == "phantom_001"
+    # asking again without saving: another one, then the first again
+    assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_004"
+    assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_000"
+    monkeypatch.setattr("maml_app.tasks.strategy.RESERVED_S", -1)
+    assert asked(trainer, datastore, "first", client_id="carla")["id"] == "phantom_000"
+
+
+def test_a_skipped_case_comes_after_all_others(trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path) -> None:
+    unlabel(studies, "phantom_000", "phantom_001")
+    strategy = RankedCase("first", trainer.source, trainer.spec, trainer.registry)
+    assert (strategy({"skip": "phantom_000", "count": 3}, datastore) or {})["batch"] == [
+        "phantom_001",
+        "phantom_004",
+        "phantom_000",
+    ]
+    with pytest.raises(HTTPException, match="unknown id"):
+        strategy({"skip": "nobody"}, datastore)
+    with pytest.raises(HTTPException, match="whole number of cases, got 'many'"):
+        strategy({"count": "many"}, datastore)
+
+
+def test_cases_are_scored_once_a_version_and_next_says_why(
+    trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry, studies: Path
+) -> None:
+    unlabel(studies, "phantom_000", "phantom_003")
+    scoring = ScoreCases(trainer.source, trainer.spec, registry)
+    assert scoring.is_due()
+    assert scoring({}, datastore) == {"version": "none", "scored": 5, "cases": 5}  # no model: by their looks
+    assert not scoring.is_due()
+    cold = asked(trainer, datastore, "maml")
+    assert (cold["choice"]["model_version"], "picture" in cold) == ("none", False)
+    trainer({"steps": 2}, datastore)
+    assert scoring.is_due()
+    assert scoring({}, datastore) == {"version": "v0001", "scored": 5, "cases": 5}
+    assert scoring({}, datastore)["scored"] == 0
+    answer = asked(trainer, datastore, "disagreement", client_id="x")
+    assert answer["choice"]["strategy"] == "disagreement"
+    assert answer["choice"]["model_version"] == "v0001"
+    assert isinstance(answer["choice"]["score"], float)
+    assert re.match(r"\d of 3: ", answer["reason"])
+    assert answer["picture"] == f"/maml/picture/{answer['id']}"
+    picture = ScoreStore(registry.scores).picture("v0001", answer["id"])
+    assert picture is not None
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # a modality arrives: the score of that case is computed again, and only that
+    shutil.copy(studies / "phantom_002" / "ct.nii.gz", studies / "phantom_003" / "ct.nii.gz")
+    assert scoring({}, datastore)["scored"] == 1
+    # a damaged case is told and does not stop the others; a damaged score is computed again
+    (registry.scores / "v0001" / "phantom_002.json").write_text("{")
+    (studies / "phantom_004" / "pet.nii.gz").write_bytes(b"")
+    (registry.scores / "v0001" / "phantom_004.json").unlink()
+    assert scoring({}, datastore)["scored"] == 1
+
+
+def test_a_new_version_chooses_by_the_old_scores_until_half_are_there(
+    trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry, studies: Path
+) -> None:
+    unlabel(studies, "phantom_000", "phantom_001", "phantom_002")
+    scoring = ScoreCases(trainer.source, trainer.spec, registry)
+    trainer({"steps": 1}, datastore)
+    scoring({}, datastore)
+    trainer({"steps": 1}, datastore)
+    assert asked(trainer, datastore, "entropy")["choice"]["model_version"] == "v0001"
+    scoring({}, datastore)
+    assert asked(trainer, datastore, "entropy")["choice"]["model_version"] == "v0002"
 
 
 def nobody_aside(trainer: TrainEnsemble) -> None:
@@ -324,7 +418,8 @@ def test_few_labels_are_cross_validated_after_the_model_is_served(
     published = lines.index("published v0001")
     said = next(n for n, line in enumerate(lines) if "estimating by 3-fold cross-validation over 4 patients" in line)
     assert published < said
-    assert any(line.startswith("3-fold cross-validation Dice, ct+pet+mr_t1 (3 cases): organ ") for line in lines)
+    assert any(line.startswith("3-fold cross-validation Dice: mean over subsets 0.") for line in lines)
+    assert len(lines) < 20  # what MONAI Label keeps
     assert any("fold 3 of 3: train 1/1" in line for line in lines)
     summary = registry.report("v0001")["cross_validation"]
     assert (summary["kind"], summary["patients"]) == ("3-fold cross-validation", 4)
@@ -420,6 +515,7 @@ def test_a_full_disk_is_told_and_the_served_model_stays(
 import resource
 from pathlib import Path
 from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import open_checkpoint
 from maml_app.stores.folder import FolderStore
 from maml_app.cases.spec import load_task
 from maml_app.tasks.train import TrainEnsemble, _devices
@@ -439,3 +535,32 @@ trainer({{"steps": 1}}, None)
     assert registry.history() == before
     assert not list(registry.root.glob(".work-*"))
     assert trainer.stats()["last_run"]["state"] == "failed"
+
+
+def test_a_damaged_model_is_passed_over_for_the_last_good_one(
+    infer: SegmentCase,
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer({"steps": 1}, datastore)
+    registry.store(*_of(registry, "v0001"), {})
+    registry.serve("v0002")
+    whole = registry.path("v0002").read_bytes()
+    registry.path("v0002").write_bytes(whole[:200])
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0001"
+    assert "v0002 cannot be served, the one before it is: " in caplog.text
+    trainer({"steps": 1}, datastore)
+    assert "training goes on from v0001" in capsys.readouterr().out
+    # what is loaded goes on answering; a server that starts now has nothing that it could load
+    registry.path("v0001").write_bytes(b"")
+    registry.path("v0003").unlink()
+    with pytest.raises(HTTPException, match="expected a model file, got a damaged or different file") as error:
+        SegmentCase(infer.source, infer.spec, registry)({"image": "phantom_000"})
+    assert error.value.status_code == 409
+
+
+def _of(registry: ModelRegistry, version: str) -> tuple[Any, Any]:
+    return open_checkpoint(registry.path(version), torch.device("cpu"))

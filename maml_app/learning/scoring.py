@@ -1,0 +1,177 @@
+"""Scores of cases on disk: computed once for a model version and case, kept with a picture of the worst slice.
+
+<root>/v0003/CASE.json   what `CaseScore` holds
+<root>/v0003/CASE.png    the slice where the experts disagree most, with their contours
+<root>/none/CASE.json    before the first model: what the images look like, for diversity alone
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maml_app.cases.case import Case, check_id
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import MamlError, StudiesError
+from maml_app.imaging.files import write_atomically, write_text
+from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.learning.predict import Model
+from maml_app.learning.scores import CaseScore, score_opinions
+from maml_app.network.window import Opinions, predict_opinions
+
+COLD = "none"  # stands for the version before there is a model
+COLOURS = ("#ff5050", "#50b4ff", "#ffd23c", "#7dff7d", "#ff8cff", "#ffa050", "#8cffff", "#c8a0ff")
+
+
+class ScoreStore:
+    """The scores that are kept under a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, version: str) -> dict[str, CaseScore]:
+        """All scores of a version, by case id; a damaged file counts as not there."""
+        found = {}
+        for path in (self.root / version).glob("*.json"):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                content |= {"present": tuple(content["present"]), "features": tuple(content["features"])}
+                found[path.stem] = CaseScore(**content)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return found
+
+    def best(self, versions: Sequence[str], waiting: Sequence[str]) -> dict[str, CaseScore]:
+        """The scores to choose by: those of the newest version that has half of the waiting cases, else the fullest."""
+        fullest: dict[str, CaseScore] = {}
+        reached = -1
+        for version in [*reversed(versions), COLD]:
+            scores = self.read(version)
+            count = sum(case in scores for case in waiting)
+            if 2 * count >= len(waiting) and scores:
+                return scores
+            if count > reached:
+                fullest, reached = scores, count
+        return fullest
+
+    def picture(self, version: str, case_id: str) -> Path | None:
+        """The picture of a case, if there is one."""
+        path = self.root / version / f"{check_id(case_id)}.png"
+        return path if path.is_file() else None
+
+    def write(self, score: CaseScore, picture: bytes) -> None:
+        """Keep a score and its picture.
+
+        Raises:
+            StudiesError: they cannot be written.
+        """
+        folder = self.root / score.version
+        try:
+            if picture:
+                write_atomically(folder / f"{score.case}.png", lambda part: _fill(part, picture))
+            write_text(folder / f"{score.case}.json", json.dumps(asdict(score)))
+        except OSError as error:
+            raise StudiesError(f"{folder}: scores could not be written ({error})") from None
+
+    def waiting(self, cases: Sequence[Case], version: str) -> list[Case]:
+        """Cases that have no score of this version, or one from before a modality came or went; unlabelled first."""
+        scores = self.read(version)
+        stale = [case for case in cases if case.id not in scores or set(scores[case.id].present) != set(_present(case))]
+        return sorted(stale, key=lambda case: case.label is not None)
+
+
+def _fill(part: Path, content: bytes) -> None:
+    part.write_bytes(content)
+
+
+def _present(case: Case) -> tuple[str, ...]:
+    return tuple(case.images)
+
+
+def score_case(case: Case, model: Model | None, spec: TaskSpec) -> tuple[CaseScore, bytes]:
+    """Score one case and draw its worst slice (PNG); without a model only its looks, and no picture.
+
+    Raises:
+        CaseError: the case cannot be prepared.
+    """
+    prepared = prepare(case, spec)
+    present = tuple(name for name in spec.modality_names if name in case.images)
+    if model is None:
+        nothing = {name: {"entropy": 0.0, "divergence": 0.0} for name in spec.label_values.values()}
+        looks = _looks(prepared)
+        return CaseScore(case.id, COLD, present, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks), b""
+    images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
+    opinions = predict_opinions(model.network, images, presence, model.checkpoint.patch)
+    score = score_opinions(opinions, case.id, model.version, spec, prepared.grid.voxel_ml)
+    score = CaseScore(**{**asdict(score), "present": present, "features": score.features})
+    return score, _picture(prepared, opinions, score, spec)
+
+
+def _looks(prepared: Prepared) -> tuple[float, ...]:
+    """Percentiles of each modality's normalised values; zeros for an absent one; and the extent in mm."""
+    values: list[float] = []
+    for image, there in zip(prepared.images, prepared.presence, strict=True):
+        points = np.percentile(image.numpy(), (10, 25, 50, 75, 90, 99)) if there else np.zeros(6)
+        values += [round(float(point), 4) for point in points]
+    sides = zip(prepared.grid.shape, prepared.grid.spacing_mm, strict=True)
+    return (*values, *(round(side * edge / 100, 3) for side, edge in sides))
+
+
+def _picture(prepared: Prepared, opinions: Opinions, score: CaseScore, spec: TaskSpec) -> bytes:
+    """The worst slice in each present modality: the ensemble's contour in white, each expert's in its colour."""
+    from matplotlib.figure import Figure
+
+    shown = [index for index, there in enumerate(prepared.presence.tolist()) if there]
+    place = score.worst_slice
+    figure = Figure(figsize=(3 * len(shown), 3.3), layout="constrained", facecolor="black")
+    for axes, index in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        # axes run to R and A: seen from below as radiologists do, the patient's right on the left
+        axes.imshow(prepared.images[index, :, :, place].T.flip(1), cmap="gray", origin="lower")
+        _outline(axes, opinions.fused, place, "white", 1.6)
+        for expert, probabilities in opinions.experts.items():
+            _outline(axes, probabilities, place, COLOURS[expert], 1.0)
+        axes.set_title(spec.modality_names[index], color=COLOURS[index], fontsize=9)
+        axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()
+
+
+def _outline(axes: object, probabilities: torch.Tensor, place: int, colour: str, width: float) -> None:
+    mask = (probabilities[..., place].argmax(dim=0) > 0).float().T.flip(1)
+    if mask.any() and not mask.all():
+        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=[width])  # type: ignore[attr-defined]
+
+
+def score_all(
+    cases: Sequence[Case],
+    model: Model | None,
+    spec: TaskSpec,
+    store: ScoreStore,
+    tick: Callable[[str, str], None] = lambda case_id, problem: None,
+    wait: Callable[[], float] = lambda: 0.0,
+) -> int:
+    """Score what has no score of this version yet; how many were. Stopped at any moment, it goes on where it was.
+
+    Args:
+        tick: called after each case with its id and what was wrong with it ('' if nothing was).
+        wait: called before each case, to let others go first.
+    """
+    done = 0
+    for case in store.waiting(cases, model.version if model else COLD):
+        wait()
+        try:
+            store.write(*score_case(case, model, spec))
+            done += 1
+            tick(case.id, "")
+        except StudiesError:
+            raise  # no case after this one can be kept either
+        except MamlError as error:
+            tick(case.id, str(error))
+    return done

@@ -1,0 +1,58 @@
+"""`python -m maml_app queue`: the waiting cases in a strategy's order, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from maml_app.errors import MamlError, ModelError
+from maml_app.model_commands import DEFAULT_MODELS
+from maml_app.stores.choice import choose_task, open_studies
+
+out = Console()
+
+
+def queue(
+    studies: Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")],
+    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
+    models: Annotated[
+        Path, typer.Option(help="where a server keeps its models and scores (its --conf models)")
+    ] = DEFAULT_MODELS,
+    strategy: Annotated[str, typer.Option(help="maml, disagreement, entropy, diverse, foreground_random, …")] = "maml",
+    score: Annotated[bool, typer.Option("--score", help="first score the cases that have no score yet")] = False,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")] = "",
+) -> None:
+    """Print the cases that wait for a label, best first, each with its score and the reason."""
+    from maml_app.learning.predict import load_served, pick_device
+    from maml_app.learning.registry import ModelRegistry
+    from maml_app.learning.scoring import ScoreStore, score_all
+    from maml_app.learning.selection import STRATEGIES, Pool, rank
+
+    if strategy not in STRATEGIES:
+        raise MamlError(f"--strategy: expected one of {list(STRATEGIES)}, got {strategy!r}")
+    spec = choose_task(studies, task)
+    source = open_studies(studies, spec)
+    registry = ModelRegistry(models / spec.name)
+    store = ScoreStore(registry.scores)
+    cases = source.cases()
+    if score:
+        try:
+            model = load_served(registry, spec, pick_device(device))
+        except ModelError as error:
+            out.print(f"{error}; scoring by what the images look like", soft_wrap=True)
+            model = None
+        score_all(cases, model, spec, store, lambda case_id, problem: out.print(f"{case_id}: {problem or 'scored'}"))
+    waiting = [case for case in cases if case.label is None]
+    labelled = [case for case in cases if case.label is not None]
+    scores = store.best(registry.history(), [case.id for case in waiting])
+    versions = sorted({one.version for one in scores.values()})
+    table = Table(title=f"{len(waiting)} waiting, {len(labelled)} labelled; {strategy}, scores of {versions or 'none'}")
+    for heading in ("", "case", "score", "reason"):
+        table.add_column(heading, overflow="fold")
+    for one in rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled))):
+        table.add_row(str(one.place), one.case, "–" if one.value is None else f"{one.value:.3f}", one.reason)
+    out.print(table)

@@ -1,0 +1,57 @@
+"""The scoring task: looks at every case once a model version, in the background, so that `next` can choose."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from maml_app.cases.source import CaseSource
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import MamlError, ModelError
+from maml_app.learning.predict import load_served, pick_device
+from maml_app.learning.processes import Turns
+from maml_app.learning.registry import ModelRegistry
+from maml_app.learning.scoring import COLD, ScoreStore, score_all
+
+
+class ScoreCases(ScoringMethod):
+    """Scores all cases with the served model; without one, what their images look like."""
+
+    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
+        super().__init__("How much there is to learn from each case, for the strategies")
+        self.source = source
+        self.spec = spec
+        self.registry = registry
+        self.store = ScoreStore(registry.scores)
+
+    def is_due(self) -> bool:
+        """Whether any case lacks a score of the served version."""
+        try:
+            return bool(self.store.waiting(self.source.cases(), self.registry.served() or COLD))
+        except MamlError:
+            return False
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        os.setpriority(os.PRIO_PROCESS, 0, 15)  # after inference and training
+        device = pick_device(str(request.get("device") or ""))
+        try:
+            model = load_served(self.registry, self.spec, device)
+        except ModelError:
+            model = None
+
+        def tick(case_id: str, problem: str) -> None:
+            print(f"{case_id}: {problem or 'scored'}", flush=True)
+
+        try:
+            cases = self.source.cases()
+            done = score_all(cases, model, self.spec, self.store, tick, Turns(self.registry.turns).wait)
+        except MamlError as error:
+            print(f"Scoring failed: {error}", flush=True)
+            sys.exit(1)
+        return {"version": model.version if model else COLD, "scored": done, "cases": len(cases)}
