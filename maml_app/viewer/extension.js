@@ -32,8 +32,10 @@
       type,
       duration: type === 'error' ? 12000 : 5000,
     });
-    box.message.textContent = message;
-    box.message.dataset.type = type;
+    if (box) {
+      box.message.textContent = message;
+      box.message.dataset.type = type;
+    }
   }
 
   async function ask(path, options) {
@@ -415,6 +417,23 @@
     }
   }
 
+  /** "Export DICOM SEG" in the viewer's menus, which the bundled viewer calls without saying where to. */
+  async function storeSegmentation({ segmentationId: id }) {
+    if (id.startsWith('maml-')) {
+      await guarded(save);
+      return;
+    }
+    await guarded(async () => {
+      const found = service('segmentationService').getSegmentation(id);
+      const options = { SeriesDescription: (found && found.label) || 'Segmentation' };
+      const command = { segmentationId: id, options };
+      const generated = await managers.commandsManager.runCommand('generateSegmentation', command);
+      const [archive] = managers.extensionManager.getActiveDataSource();
+      await archive.store.dicom(generated.dataset);
+      tell('Stored in the archive. It is no label of this task; import-labels takes it over as one.', 'success');
+    });
+  }
+
   function replaceCommands(commandsManager) {
     for (const context of Object.values(commandsManager.contexts)) {
       const load = context.loadSegmentationsForViewport;
@@ -427,8 +446,7 @@
         context.loadSegmentationsForViewport = { ...load, commandFn };
       }
       if (context.storeSegmentation) {
-        // "Export DICOM SEG" of the bundled viewer fails; it saves as our button does
-        context.storeSegmentation = { ...context.storeSegmentation, commandFn: () => guarded(save) };
+        context.storeSegmentation = { ...context.storeSegmentation, commandFn: storeSegmentation };
       }
     }
   }

@@ -14,7 +14,7 @@ from scripts.orthanc import Orthanc
 from tests.conftest import TOY
 
 QUICK = TOY.replace("steps: 3", "steps: 20, folds: 0, learning_rate: 0.01")
-ENOUGH = 600  # steps to see something
+ENOUGH = 400  # steps to see something
 
 
 @dataclass

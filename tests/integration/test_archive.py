@@ -10,19 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from maml_app.cases.case import Case
 from maml_app.cases.series import Verdict
-from maml_app.cases.spec import TaskSpec
+from maml_app.cases.spec import Network, TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_image, read_label, write_label
+from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.phantom_dicom import make_study, truth_on, write_series
 from maml_app.imaging.preprocess import read_case_label
 from maml_app.imaging.seg import write_seg
 from maml_app.imaging.volume import Array
+from maml_app.learning.predict import Model, segment
+from maml_app.learning.train import train
 from maml_app.stores.choice import choose_task, open_studies
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
@@ -381,6 +385,27 @@ def test_real_studies_and_their_contours(tmp_path: Path) -> None:
         truth = read_label(real("sts_native") / "STS_002" / "label_mr_t1.nii.gz")
         assert label.grid.same_as(truth.grid)
         assert 2 * (label.voxels & truth.voxels).sum() / (label.voxels.sum() + truth.voxels.sum()) >= 0.97
+        # a small model, for every series of a case the same finding on its own grid
+        training = {"steps": 150, "patch": (16, 16, 16), "validation": 0.0, "learning_rate": 0.01}
+        small = task.model_copy(
+            update={
+                "preprocess": task.preprocess.model_copy(update={"spacing_mm": (6.0, 6.0, 6.0)}),
+                "network": Network(channels=(4, 8), strides=((1, 1, 1), (2, 2, 2))),
+                "training": task.training.model_copy(update=training),
+            }
+        )
+        cpu = torch.device("cpu")
+        trained = train(small, store.cases(), device=cpu)
+        model = Model("v0001", trained.network, trained.checkpoint, cpu)
+        case = store.case(cases["STS_002"].id)
+        masks = {name: segment(model, *store.resolve(case.series[name]), small) for name in case.images}
+        on_ct = {
+            name: resample_label(one.label, one.grid, masks["ct"].grid).astype(bool) for name, one in masks.items()
+        }
+        assert on_ct["ct"].any()
+        for name, mask in on_ct.items():
+            assert masks[name].grid.same_as(read_grid(case.images[name]))
+            assert 2 * (mask & on_ct["ct"]).sum() / (mask.sum() + on_ct["ct"].sum()) > 0.8
 
 
 def run(cache: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:

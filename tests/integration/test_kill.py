@@ -14,6 +14,7 @@ import torch
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.phantom import write_cases
+from maml_app.learning.dataset import build_samples
 from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import build_network
@@ -65,4 +66,6 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
         assert registry.history()[: len(before)] == before
     with registry.workspace():
         pass  # what the next training does first
-    assert {path.name for path in registry.root.iterdir()} == {"served", *registry.versions()}
+    build_samples([], spec, registry.prepared)
+    assert {path.name for path in registry.root.iterdir()} == {"served", "prepared", *registry.versions()}
+    assert not list(registry.prepared.glob(".part-*"))

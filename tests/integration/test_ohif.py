@@ -19,6 +19,7 @@ from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_label
 from maml_app.imaging.phantom_dicom import make_study
 from maml_app.imaging.volume import Array
+from maml_app.stores.choice import open_archive
 from scripts.browser import FLAGS, chromium
 from scripts.server import ROOT, Server
 from tests.integration.conftest import ENOUGH, QUICK, Archive
@@ -265,6 +266,50 @@ def test_what_cannot_be_done_is_said(page: Page, running: Running) -> None:
     page.locator("#maml [data-maml=state]").get_by_text("cannot be segmented: localizer").wait_for()
     page.locator("[data-maml=run]").click()
     message(page, "cannot be segmented: localizer")
+
+
+def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
+    page: Page, running: Running, tmp_path: Path
+) -> None:
+    archive = running.archive
+    page.goto(f"{running.server.url}/ohif/segmentation?StudyInstanceUIDs={archive.study_uid(1)}")
+    page.get_by_text("Confirm and Hide").click()
+    page.wait_for_function(
+        "() => window.services && window.services.displaySetService.getActiveDisplaySets().length > 2"
+    )
+    page.wait_for_timeout(3000)
+    done = running.client.info()["datastore"]["completed"]
+    series = page.evaluate(
+        """async () => {
+          const { viewportGridService, displaySetService, segmentationService } = window.services;
+          const grid = viewportGridService.getState();
+          const [shown] = grid.viewports.get(grid.activeViewportId).displaySetInstanceUIDs;
+          const displaySet = displaySetService.getDisplaySetByUID(shown);
+          const segments = { 1: { segmentIndex: 1, label: 'organ', active: true } };
+          const options = { segmentationId: 'by-hand', label: 'By hand', segments };
+          const id = await segmentationService.createLabelmapForDisplaySet(displaySet, options);
+          const shownAs = { segmentationId: id, type: 'Labelmap' };
+          await segmentationService.addSegmentationRepresentation(grid.activeViewportId, shownAs);
+          const found = window.cornerstoneTools.segmentation.state.getSegmentation(id);
+          const image = window.cornerstone.cache.getImage(found.representationData.Labelmap.imageIds[5]);
+          image.getPixelData().fill(1, 100, 140);
+          await window.commandsManager.runCommand('storeSegmentation', { segmentationId: id });
+          return displaySet.SeriesInstanceUID;
+        }"""
+    )
+    url = f"{archive.url}/series"
+    found = requests.get(url, {"Modality": "SEG", "StudyInstanceUID": archive.study_uid(1)}, timeout=60).json()
+    assert len(found) == 2  # the phantom's truth, and this one
+    assert running.client.info()["datastore"]["completed"] == done
+    # told so, it is read as what was drawn
+    store = open_archive(archive.url, parse_task(QUICK, "toy"), {"cache": str(tmp_path), "foreign_segs": "use"})
+    case, asked = store.resolve(series)
+    assert case.label is not None
+    label = read_label(case.label.local())
+    assert label.grid.same_as(archive.studies[1][1].images[asked].grid)
+    planes = [label.voxels[:, :, place].T.ravel() for place in range(label.voxels.shape[2])]
+    drawn = [plane for plane in planes if plane.any()]
+    assert [np.flatnonzero(plane).tolist() for plane in drawn] == [list(range(100, 140))]
 
 
 def test_the_served_configuration_names_the_task(running: Running) -> None:
