@@ -45,7 +45,7 @@ class MamlApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
-            self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir))
+            self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir), conf)
             self.source = open_studies(studies, self.spec, conf)
             self.prepared_gb = gigabytes(conf, "prepared_gb")
             self.random = conf.get("random") or DEFAULT

@@ -29,9 +29,11 @@ def is_archive(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-def choose_task(studies: str | Path, asked: str = "", app_dir: Path | None = None) -> TaskSpec:
+def choose_task(
+    studies: str | Path, asked: str = "", app_dir: Path | None = None, options: Mapping[str, str] | None = None
+) -> TaskSpec:
     """The task by `asked` (a shipped name or a path), else <studies>/task.yaml, else the app folder's own, else the
-    one shipped task whose rules match the studies best.
+    one shipped task whose rules match the studies best. `options` as in `open_studies`.
 
     Raises:
         TaskSpecError: a task.yaml does not validate, or none, or several tasks fit; the choices are listed.
@@ -55,11 +57,13 @@ def choose_task(studies: str | Path, asked: str = "", app_dir: Path | None = Non
     for name, path in shipped.items():
         try:
             task = load_task(path)
-            cases = open_studies(studies, task).cases() if is_archive(studies) else read_cases(Path(studies), task)
+            cases = (
+                open_studies(studies, task, options).cases() if is_archive(studies) else read_cases(Path(studies), task)
+            )
             counts[name] = sum(len(case.images) for case in cases)
         except ArchiveError:
             raise
-        except StudiesError as error:
+        except (StudiesError, TaskSpecError) as error:  # as when a series is set by hand to another task's modality
             refused.append(str(error))
     best = [name for name, count in counts.items() if count and count == max(counts.values())]
     if len(best) == 1:

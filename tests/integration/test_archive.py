@@ -373,7 +373,7 @@ def test_user_and_password(spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.M
 def test_real_studies_and_their_contours(tmp_path: Path) -> None:
     with Orthanc(tmp_path / "orthanc") as orthanc:
         assert orthanc.add_folder(real("sts_dicom")) == 380
-        task = choose_task(orthanc.dicomweb)
+        task = choose_task(orthanc.dicomweb, options={"cache": str(tmp_path / "cache")})
         assert task.name == "sarcoma_pet_ct_mr"
         store = opened(orthanc.dicomweb, task, tmp_path / "cache")
         cases = {case.patient: case for case in store.cases()}
