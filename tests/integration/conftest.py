@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from monailabel.client import MONAILabelClient
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.phantom import PhantomCase
@@ -43,3 +45,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterato
         for study, _ in studies:
             orthanc.add(study.instances())
         yield Archive(orthanc, studies)
+
+
+def wait_for_training(client: MONAILabelClient) -> str:
+    """The log of the training that runs, when it has ended well."""
+    end = time.monotonic() + 900
+    while time.monotonic() < end:
+        status = client.train_status()
+        if status["status"] not in ("SUBMITTED", "RUNNING"):
+            assert status["status"] == "DONE", status
+            return "\n".join(status["details"])
+        time.sleep(0.5)
+    raise AssertionError("training did not end")

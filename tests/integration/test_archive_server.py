@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from maml_app.imaging.files import read_label, write_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Volume
 from scripts.server import Server, ServerError
-from tests.integration.conftest import ENOUGH, QUICK, Archive
+from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
 
 
 @dataclass
@@ -42,14 +41,7 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def train(running: Running, **params: Any) -> str:
     running.client.train_start("toy", params)
-    end = time.monotonic() + 900
-    while time.monotonic() < end:
-        status = running.client.train_status()
-        if status["status"] not in ("SUBMITTED", "RUNNING"):
-            assert status["status"] == "DONE", status
-            return "\n".join(status["details"])
-        time.sleep(0.5)
-    raise AssertionError(f"training did not end: {running.server.tail()}")
+    return wait_for_training(running.client)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from maml_app.imaging.volume import Array
 from maml_app.stores.choice import open_archive
 from scripts.browser import FLAGS, chromium
 from scripts.server import ROOT, Server
-from tests.integration.conftest import ENOUGH, QUICK, Archive
+from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
 
 ARTEFACTS = ROOT / "scratch"
 SLICES = """series => {
@@ -69,17 +69,6 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield Running(server, client, archive, browser)
         browser.close()
-
-
-def wait_for_training(client: MONAILabelClient) -> str:
-    end = time.monotonic() + 900
-    while time.monotonic() < end:
-        status = client.train_status()
-        if status["status"] not in ("SUBMITTED", "RUNNING"):
-            assert status["status"] == "DONE", status
-            return "\n".join(status["details"])
-        time.sleep(0.5)
-    raise AssertionError("training did not end")
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""The infer task."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi import HTTPException
+
+from maml_app.imaging.files import read_image, read_label
+from maml_app.learning.registry import ModelRegistry
+from maml_app.network.checkpoint import open_checkpoint
+from maml_app.stores.folder import FolderStore
+from maml_app.tasks.datastore import CaseDatastore
+from maml_app.tasks.infer import SegmentCase
+from maml_app.tasks.train import TrainEnsemble
+from tests.tasks.conftest import refused
+
+
+def test_before_training_the_answer_is_clear(infer: SegmentCase) -> None:
+    assert infer.is_valid()
+    refused(lambda: infer({"image": "phantom_000"}), 409, "there is no model for Toy task yet: save some labels")
+
+
+def test_an_answer_lies_on_the_asked_grid_and_says_what_was_used(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, store: FolderStore, tmp_path: Path
+) -> None:
+    assert trainer({}, datastore)["version"] == "v0001"
+    case = store.case("phantom_000")
+    for asked in ("phantom_000", "phantom_000@pet", "phantom_000@mr_t1"):
+        modality = asked.partition("@")[2] or "ct"
+        for extension in (".nrrd", ".nii.gz"):
+            request = {"image": asked, "result_extension": extension, "result_dtype": "uint8", "result_compress": False}
+            file, params = infer(request)
+            assert file.endswith(extension)
+            assert read_label(Path(file)).grid.same_as(read_image(case.images[modality]).grid)
+            assert params["grid"] == modality
+    assert params["label_names"] == {"organ": 1, "lesion": 2}
+    assert (params["model_version"], params["modalities_used"]) == ("v0001", ["ct", "pet", "mr_t1"])
+    assert set(params["volume_ml"]) == {"organ", "lesion"}
+    assert 0 <= params["uncertainty"] <= 1
+    _, params = infer({"image": "phantom_003"})
+    assert (params["grid"], params["modalities_missing"]) == ("pet", ["ct"])
+    # by option, as Slicer sends it: a list comes back as its first item, or whole
+    assert infer({"image": "phantom_000", "grid": "pet"})[1]["grid"] == "pet"
+    assert infer({"image": "phantom_000", "grid": ["reference", "ct"]})[1]["grid"] == "ct"
+    refused(lambda: infer({"image": "phantom_003", "grid": "ct"}), 404, "expected grid to be one of")
+    refused(lambda: infer({"image": "nobody"}), 404, "unknown id 'nobody'")
+    refused(lambda: infer({"image": "/etc/passwd"}), 404, "unknown id '/etc/passwd'")
+    for extension in (".png", ".x/../../escaped.nii.gz"):
+        request = {"image": "phantom_000", "result_extension": extension}
+        refused(lambda request=request: infer(request), 400, "expected result_extension as .nii.gz, .nii or .nrrd")
+
+
+def test_a_new_version_answers_at_once(infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore) -> None:
+    trainer({}, datastore)
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0001"
+    trainer({"steps": "2"}, datastore)  # text, as some clients send numbers
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0002"
+
+
+def test_conventions_are_written_on_request(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore
+) -> None:
+    trainer({}, datastore)
+    file, _ = infer({"image": "phantom_000", "convention": "theirs"})
+    assert set(np.unique(read_label(Path(file)).voxels)) <= {0, 1, 4}
+
+
+def test_an_uploaded_file_needs_its_modality(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path
+) -> None:
+    trainer({}, datastore)
+    upload = Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex}.nii.gz"
+    shutil.copy(studies / "phantom_000" / "pet.nii.gz", upload)
+    try:
+        refused(lambda: infer({"image": str(upload)}), 404, 'expected "grid" to name its modality')
+        _, params = infer({"image": str(upload), "grid": "pet"})
+        assert params["modalities_used"] == ["pet"]
+    finally:
+        upload.unlink()
+
+
+def test_a_damaged_model_is_passed_over_for_the_last_good_one(
+    infer: SegmentCase,
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer({"steps": 1}, datastore)
+    registry.store(*_of(registry, "v0001"), {})
+    registry.serve("v0002")
+    whole = registry.path("v0002").read_bytes()
+    registry.path("v0002").write_bytes(whole[:200])
+    assert infer({"image": "phantom_000"})[1]["model_version"] == "v0001"
+    assert "v0002 cannot be served, the one before it is: " in caplog.text
+    trainer({"steps": 1}, datastore)
+    assert "training goes on from v0001" in capsys.readouterr().out
+    # what is loaded goes on answering; a server that starts now has nothing that it could load
+    registry.path("v0001").write_bytes(b"")
+    registry.path("v0003").unlink()
+    with pytest.raises(HTTPException, match="expected a model file, got a damaged or different file") as error:
+        SegmentCase(infer.source, infer.spec, registry)({"image": "phantom_000"})
+    assert error.value.status_code == 409
+
+
+def _of(registry: ModelRegistry, version: str) -> tuple[Any, Any]:
+    return open_checkpoint(registry.path(version), torch.device("cpu"))
