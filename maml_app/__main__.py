@@ -1,4 +1,4 @@
-"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | queue |
+"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | queue | simulate |
 import-labels | phantom | models`."""
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, MamlError, StudiesError
 from maml_app.model_commands import models_app
 from maml_app.queue_command import queue
+from maml_app.simulate_command import simulate
 from maml_app.stores.choice import choose_task, is_archive, open_archive, open_studies
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.command("import-labels")(import_labels)
 app.command()(queue)
+app.command()(simulate)
 out = Console()
 
 Studies = Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")]

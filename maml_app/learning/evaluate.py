@@ -10,7 +10,7 @@ import torch
 from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import prepare, read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
 from maml_app.learning.metrics import bootstrap_interval, dice_scores, mean
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
@@ -21,10 +21,19 @@ def subset_name(subset: Sequence[str]) -> str:
 
 
 def score_case(
-    network: SegmentationNetwork, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device
+    network: SegmentationNetwork,
+    case: Case,
+    spec: TaskSpec,
+    patch: Sequence[int],
+    device: torch.device,
+    prepared: Prepared | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Dice by subset name and scored name, for every non-empty subset of the modalities that the case has."""
-    prepared = prepare(case, spec)
+    """Dice by subset name and scored name, for every non-empty subset of the modalities that the case has.
+
+    Args:
+        prepared: the case as `prepare` returned it, where it is at hand.
+    """
+    prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
     present = [name for name in spec.modality_names if name in case.images]
     names = list(subsets(present))

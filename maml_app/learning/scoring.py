@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,16 +101,22 @@ def score_case(case: Case, model: Model | None, spec: TaskSpec) -> tuple[CaseSco
         CaseError: the case cannot be prepared.
     """
     prepared = prepare(case, spec)
-    present = tuple(name for name in spec.modality_names if name in case.images)
     if model is None:
+        present = tuple(name for name in spec.modality_names if name in case.images)
         nothing = {name: {"entropy": 0.0, "divergence": 0.0} for name in spec.label_values.values()}
         looks = _looks(prepared)
         return CaseScore(case.id, COLD, present, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks), b""
+    opinions, score = look(prepared, case, model, spec)
+    return score, _picture(prepared, opinions, score, spec)
+
+
+def look(prepared: Prepared, case: Case, model: Model, spec: TaskSpec) -> tuple[Opinions, CaseScore]:
+    """What the model and each of its experts say of a prepared case, and the score of that."""
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
     opinions = predict_opinions(model.network, images, presence, model.checkpoint.patch)
     score = score_opinions(opinions, case.id, model.version, spec, prepared.grid.voxel_ml)
-    score = CaseScore(**{**asdict(score), "present": present, "features": score.features})
-    return score, _picture(prepared, opinions, score, spec)
+    present = tuple(name for name in spec.modality_names if name in case.images)
+    return opinions, replace(score, present=present)
 
 
 def _looks(prepared: Prepared) -> tuple[float, ...]:

@@ -1,0 +1,82 @@
+"""`python -m maml_app simulate`: annotation played on labelled cases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from maml_app.errors import CaseError
+from maml_app.stores.choice import choose_task, open_studies
+
+out = Console()
+
+
+def simulate(
+    studies: Annotated[str, typer.Option(help="labelled studies: a folder, a MONAI datalist JSON, a DICOMweb address")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for the reports, the curves and the states")],
+    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
+    strategies: Annotated[
+        str, typer.Option(help="names with commas between")
+    ] = "random,foreground_random,entropy,disagreement,maml",
+    rounds: Annotated[int, typer.Option(help="how often cases are added")] = 6,
+    batch: Annotated[int, typer.Option(help="how many are added at a time")] = 3,
+    start: Annotated[int, typer.Option(help="labelled cases to start with, drawn at random")] = 4,
+    at_most: Annotated[int, typer.Option(help="labelled cases in the end")] = 20,
+    seeds: Annotated[int, typer.Option(help="how many seeds: of the start, the weights, and chance")] = 5,
+    first_seed: Annotated[int, typer.Option(help="the first of them")] = 0,
+    test: Annotated[
+        str, typer.Option(help="ids of the test cases, with commas between; without it the validation patients")
+    ] = "",
+    steps: Annotated[int | None, typer.Option(min=1, help="training steps a round; without it as in task.yaml")] = None,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")] = "",
+) -> None:
+    """Play annotation with each strategy and draw the learning curves; stopped at any moment, it goes on where it was.
+
+    Each round trains from new weights on what is labelled by then, tests on patients that are never chosen from, and
+    lets the strategy choose. Several processes with seeds of their own may share one folder.
+    """
+    from maml_app.imaging.files import write_text
+    from maml_app.learning.curves import curves_markdown, draw_curves, summarise_curves
+    from maml_app.learning.predict import pick_device
+    from maml_app.learning.simulate import Plan, Simulation
+    from maml_app.learning.simulate import simulate as play
+    from maml_app.learning.split import split
+
+    spec = choose_task(studies, task)
+    if steps:
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"steps": steps})})
+    plan = Plan(
+        tuple(strategies.replace(",", " ").split()),
+        start=start,
+        rounds=rounds,
+        batch=batch,
+        at_most=at_most,
+        seeds=tuple(range(first_seed, first_seed + seeds)),
+    )
+    labelled = [case for case in open_studies(studies, spec).cases() if case.label is not None]
+    wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
+    unknown = sorted(wanted - {case.id for case in labelled})
+    if unknown:
+        raise CaseError(f"--test: expected ids of labelled cases, got {', '.join(unknown)}")
+    held = [case for case in labelled if case.id in wanted]
+    chosen = [case for case in labelled if case.id not in wanted]
+    simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
+    curves = play(simulation, plan, lambda text: out.print(text, soft_wrap=True))
+    summary = summarise_curves(curves)
+    seen = f"{len(chosen)} cases to choose from, {len(held)} to test, {spec.training.steps} steps a round"
+    head = f"{spec.title}: {seen}, from new weights each time; {len(plan.seeds)} seeds; {simulation.device}."
+    report = {"plan": asdict(plan), "test": sorted(wanted), "task": spec.model_dump(mode="json")}
+    texts = {
+        "report.json": json.dumps({**report, "summary": summary, "curves": curves}, indent=1),
+        "report.md": curves_markdown(curves, summary, head),
+    }
+    for name, text in texts.items():
+        write_text(out_dir / name, text)
+    draw_curves(out_dir / "curves.png", curves)
+    out.print(texts["report.md"], markup=False)
+    out.print(f"written to {out_dir}")
