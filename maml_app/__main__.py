@@ -172,7 +172,7 @@ def train(
             if step.stage not in rows:
                 rows[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(rows[step.stage], completed=step.done, description=str(step) if step.losses else step.stage)
-            if step.losses and not out.is_terminal:
+            if step.dice or (step.losses and not out.is_terminal):
                 out.print(str(step))
 
         chosen = join_torchrun(device) or pick_device(device)

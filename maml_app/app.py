@@ -38,8 +38,8 @@ class MamlApp(MONAILabelApp):
     """One task on one studies folder.
 
     `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
-    `--conf prepared_gb N` limits what prepared cases take there; `--conf random NAME` is the strategy that clients get
-    who ask for `random`, as OHIF always does.
+    `--conf prepared_gb N` limits what prepared cases take there; `--conf memory_gb N` the memory of a training;
+    `--conf random NAME` is the strategy that clients get who ask for `random`, as OHIF always does.
     For an archive, `--conf cache DIR | cache_gb N | assign FILE | foreign_segs use` as `open_studies` tells.
     """
 
@@ -48,6 +48,7 @@ class MamlApp(MONAILabelApp):
             self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir), conf)
             self.source = open_studies(studies, self.spec, conf)
             self.prepared_gb = gigabytes(conf, "prepared_gb")
+            self.memory_gb = gigabytes(conf, "memory_gb", default=0.0)
             self.random = conf.get("random") or DEFAULT
             if self.random not in STRATEGIES:
                 raise TaskSpecError(f"random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
@@ -74,7 +75,8 @@ class MamlApp(MONAILabelApp):
         return {self.spec.name: SegmentCase(self.source, self.spec, self.registry)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {self.spec.name: TrainEnsemble(self.source, self.spec, self.registry, self.prepared_gb)}
+        trainer = TrainEnsemble(self.source, self.spec, self.registry, self.prepared_gb, self.memory_gb)
+        return {self.spec.name: trainer}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Each by its name; OHIF always asks for `random`, which `--conf random NAME` lets be another."""

@@ -163,6 +163,12 @@ class PatchSource:
         self.seed = seed
 
     @property
+    def draws_subsets(self) -> bool:
+        """Whether anything is learned from a part of the modalities; else there is no need to run it."""
+        loss = self.spec.training.loss
+        return self.spec.network.kind != "maml" or bool(loss.subset or loss.consistency or loss.ranking)
+
+    @property
     def steps_an_epoch(self) -> float:
         return len(self.samples) / self.spec.training.batch
 
@@ -178,7 +184,7 @@ class PatchSource:
             images, label = self._patch(sample, rng, np.array(patch or self.spec.training.patch))
             presence = torch.from_numpy(sample.presence.copy())
             images = images * presence[:, None, None, None]
-            rows.append((images, label, presence, draw_subset(presence, rng)))
+            rows.append((images, label, presence, draw_subset(presence, rng, self.spec.training.modality_dropout)))
         images, label, presence, subset = (torch.stack(list(column)) for column in zip(*rows, strict=True))
         return Batch(images, label.long(), presence, subset)
 
@@ -193,7 +199,16 @@ class PatchSource:
         # stay inside the image where it is large enough, else keep it in the middle
         start = np.where(shape > size, np.clip(centre - size // 2, 0, np.maximum(shape - size, 0)), (shape - size) // 2)
         images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size, fill=0)
-        chosen = draw(rng, len(images), self.spec.training.flips, self.spec.preprocess.spacing_mm)
+        training = self.spec.training
+        chosen = draw(
+            rng,
+            len(images),
+            training.flips,
+            self.spec.preprocess.spacing_mm,
+            training.augment.misalignment_mm,
+            training.augment.elastic_mm,
+            training.augment.low_resolution,
+        )
         return apply(
             torch.from_numpy(images.astype(np.float32)),
             torch.from_numpy(label[0].astype(np.int64)),
@@ -214,10 +229,13 @@ def _cut(voxels: Array, start: Array, size: Array, fill: float | None = None) ->
     return np.stack([np.pad(one, pads, constant_values=value) for one, value in zip(inner, values, strict=True)])
 
 
-def draw_subset(presence: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """A random non-empty subset of the present modalities: first its size, evenly, then its members."""
+def draw_subset(presence: torch.Tensor, rng: np.random.Generator, dropout: float = 1.0) -> torch.Tensor:
+    """With probability `dropout` a random non-empty part of the present modalities (first its size, evenly, then its
+    members), else all of them."""
     present = np.flatnonzero(presence.numpy())
     chosen = rng.permutation(present)[: rng.integers(1, len(present) + 1)]
+    if rng.random() >= dropout:
+        chosen = present
     subset = torch.zeros_like(presence)
     subset[torch.from_numpy(chosen)] = True
     return subset

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed
@@ -23,12 +24,20 @@ from maml_app.learning.dataset import Batch, PatchSource
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch says on a GPU, or on the CPU, that there is no memory left."""
+    said = ("DefaultCPUAllocator", "could not create a memory", "could not create a primitive")
+    plain = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return plain or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: `stage` is prepare, train, validate …; `losses` the weighted terms, averaged lately."""
+    """Where training stands: `stage` is prepare, train, validate …; `losses` the weighted terms, averaged lately.
+
+    `dice`: the validation cases' scores in the course of a run, as in the `subsets` that `evaluate` returns.
+    """
 
     stage: str
     done: int
@@ -37,15 +46,24 @@ class Progress:
     seconds_left: float | None = None
     epoch: int | None = None
     note: str = ""
+    dice: Mapping[str, Mapping[str, Any]] | None = None
 
     def __str__(self) -> str:
         if self.note:
             return self.note
+        if self.dice:
+            names = [name for name in next(iter(self.dice.values())) if name not in ("cases", "mean", "interval")]
+            scores = [f"{subset} {_numbers(row, names)}" for subset, row in self.dice.items()]
+            return f"validation Dice after {self.done} steps ({', '.join(names)}): {'; '.join(scores)}"
         left = "" if self.seconds_left is None else f", {self.seconds_left / 60:.1f} min left"
         terms = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items() if name != "total")
         loss = f": loss {self.losses['total']:.3f} ({terms})" if self.losses else ""
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         return f"{self.stage} {self.done}/{self.total}{epoch}{loss}{left}"
+
+
+def _numbers(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    return " ".join("–" if row[name] is None else f"{row[name]:.3f}" for name in names)
 
 
 Report = Callable[[Progress], None]
@@ -94,12 +112,14 @@ def optimise(
     report: Report = lambda progress: None,
     wait: Callable[[], float] = lambda: 0.0,
     parts: int = 1,
+    check: Callable[[SegmentationNetwork], Mapping[str, Any]] | None = None,
 ) -> tuple[SegmentationNetwork, Load]:
-    """AdamW with a short warm-up and a cosine, gradient clipping, bfloat16 on CUDA; returns averaged weights (EMA).
+    """Steps with gradient clipping, bfloat16 on CUDA; returns averaged weights (EMA) where the task asks for them.
 
     Args:
         wait: called before each step, to let others go first.
         parts: in how many parts a batch is taken from the start.
+        check: scores a network on the validation cases; called `training.checks` times in the course of the run.
 
     Raises:
         TrainingError: out of memory even with the smallest patches, or a loss that is no number any more.
@@ -122,17 +142,15 @@ def optimise(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
         )
     criterion = MutualLearningLoss(spec.training.loss.model_dump())
-    optimiser = torch.optim.AdamW(network.parameters(), lr=spec.training.learning_rate, weight_decay=1e-2)
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-    )
+    optimiser, schedule = _optimiser(spec, network)
     # an average over about the last tenth of the run
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]
     load = Load(max(parts, world), spec.training.patch)
     recent: dict[str, list[float]] = {}
     began = last = time.monotonic()
     waited = 0.0
+    checks = spec.training.checks
+    looks = {round(steps * number / (checks + 1)) for number in range(1, checks + 1)} - {0, steps} if check else set()
     for step in range(steps):
         waited += wait()
         while True:
@@ -140,7 +158,9 @@ def optimise(
             try:
                 terms = _gradients(model, criterion, source, step, load, device)
                 break
-            except OUT_OF_MEMORY as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if world > 1 or not load.lighter(spec):
                     raise TrainingError(
                         f"step {step + 1}: out of memory with {load}; lower training.batch, training.patch or "
@@ -163,11 +183,35 @@ def optimise(
             epoch = int(step / source.steps_an_epoch) + 1
             report(Progress("train", step + 1, steps, means, left, epoch))
             recent, last = {}, now
+        if check and step + 1 in looks:
+            report(Progress("check", step + 1, steps, {}, dice=check(_result(average, network, spec))))
+            network.train()
     if waited > 1:
         report(Progress("train", steps, steps, {}, note=f"stood aside for {waited:.0f} s of inference"))
-    result = average.module
+    return _result(average, network, spec).eval(), load
+
+
+def _result(average: AveragedModel, network: SegmentationNetwork, spec: TaskSpec) -> SegmentationNetwork:
+    result = average.module if spec.training.ema else network
     assert isinstance(result, type(network))
-    return result.eval(), load
+    return result
+
+
+def _optimiser(
+    spec: TaskSpec, network: torch.nn.Module
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """As task.yaml says; sgd is nnU-Net's (10.1038/s41592-020-01008-z): Nesterov 0.99, rate falling as (1 - s)^0.9."""
+    training, steps = spec.training, spec.training.steps
+    if training.optimiser == "sgd":
+        sgd = torch.optim.SGD(
+            network.parameters(), lr=training.learning_rate, momentum=0.99, nesterov=True, weight_decay=3e-5
+        )
+        return sgd, torch.optim.lr_scheduler.PolynomialLR(sgd, total_iters=steps, power=0.9)
+    adamw = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=1e-2)
+    warm = max(1, steps // 20)
+    return adamw, torch.optim.lr_scheduler.LambdaLR(
+        adamw, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+    )
 
 
 def _gradients(
@@ -190,7 +234,7 @@ def _gradients(
     for place, part in enumerate(mine):
         batch = _to(source.batch(step, part, load.patch), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            outputs = model(batch.images, batch.presence, batch.subset)
+            outputs = model(batch.images, batch.presence, batch.subset if source.draws_subsets else None)
         terms = criterion(outputs, batch.label)
         if not torch.isfinite(terms["total"]):
             raise TrainingError(

@@ -1,14 +1,16 @@
-"""Other processes on this machine: whether one still runs, and letting inference go first."""
+"""Other processes on this machine: whether one still runs, giving way to them, and letting inference go first."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+MEMORY_SHARE = 0.75  # of what is free when training starts, and of a GPU: the rest is for inference
 LONGEST_WAIT_S = 20.0  # so long at most training stands aside before a step, however many ask
 
 
@@ -21,6 +23,37 @@ def is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def step_back(memory_gb: float = 0.0) -> float:
+    """Let this process give way: low priority, capped memory, and the first to go if the system runs out of it.
+
+    Args:
+        memory_gb: what it may take in all; 0 for what it has and MEMORY_SHARE of what is free now.
+
+    Returns:
+        The limit on its memory, GB; infinite where the system does not tell what is free.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, 10)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    limit = memory_gb * 1e9
+    if not limit:
+        try:
+            limit = _kilobytes("self/status", "VmData") + MEMORY_SHARE * _kilobytes("meminfo", "MemAvailable")
+        except (OSError, StopIteration):  # not Linux
+            return float("inf")
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), hard))
+    return limit / 1e9
+
+
+def _kilobytes(file: str, key: str) -> float:
+    """A value of a file in /proc, bytes."""
+    lines = Path("/proc", file).read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024
 
 
 class Turns:

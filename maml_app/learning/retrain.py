@@ -141,6 +141,7 @@ class Retraining:
             )
             return None, []
         self._tell_scores(result.validation, "validation Dice")
+        self.run.scores(self.spec.training.steps, result.validation["subsets"])
         if champion is None:
             return None, []
         held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
@@ -159,6 +160,7 @@ class Retraining:
             # the task's log keeps 20 lines: not one for every case
             if (
                 progress.note
+                or progress.dice
                 or progress.stage != last["stage"]
                 or progress.done == progress.total
                 or (now - last["time"] > 5)

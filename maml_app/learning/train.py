@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,12 @@ def train(
             network = optimise_on(devices, spec, samples, seed, start, report, work, weights)
             load = Load(len(devices), spec.training.patch)
         else:
+            check = None
+            if held_out and rank == 0:
+                check = partial(_scores, cases=held_out, spec=spec, device=device)
             source = PatchSource([load_sample(*item) for item in samples.items()], spec, seed, weights)
             network, load = optimise(
-                spec, source, seed, device, start, report if rank == 0 else lambda progress: None, wait, parts
+                spec, source, seed, device, start, report if rank == 0 else lambda progress: None, wait, parts, check
             )
         validation = None
         if held_out and rank == 0:
@@ -154,6 +158,13 @@ def cross_validate(
             if case.patient_id in held:
                 scored[case.id] = score_case(result.network, case, spec, spec.training.patch, device)
     return summarise(scored, spec)
+
+
+def _scores(
+    network: SegmentationNetwork, cases: Sequence[Case], spec: TaskSpec, device: torch.device
+) -> dict[str, Any]:
+    rows: dict[str, Any] = evaluate(network, cases, spec, spec.training.patch, device)["subsets"]
+    return rows
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[[str], None]:

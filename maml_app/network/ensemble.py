@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maml_app.network.fusion import HEADS
+from maml_app.network.fusion import HEADS, agreement
 from maml_app.network.unet import UNet
 
 # channels last: twice as fast as the default for narrow 3D convolutions on the CPU
@@ -35,6 +35,10 @@ class Outputs:
     experts: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = field(default_factory=dict)
 
 
+Opinions = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
+Encoded = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
+
+
 class MamlEnsemble(nn.Module):
     """One U-Net expert a modality, joined by a modality-aware head; experts of absent modalities are not run."""
 
@@ -45,49 +49,109 @@ class MamlEnsemble(nn.Module):
         channels: Sequence[int],
         strides: Sequence[tuple[int, int, int]],
         head: str = "light",
+        agreement: bool = False,
+        crosstalk: bool = False,
     ) -> None:
         super().__init__()
         self.experts = nn.ModuleList(UNet(1, classes, channels, strides) for _ in range(modalities))
         self.head = HEADS[head](modalities, channels[0], classes)
+        self.averaged = head == "average"
+        # how strongly agreement counts is learned
+        self.trust = nn.Parameter(torch.ones(())) if agreement else None
+        self.exchange = nn.ModuleList()
+        if crosstalk:
+            self.exchange.extend(nn.Conv3d(channels[-1], channels[-1], kernel_size=1) for _ in range(modalities))
+            for conv in self.exchange:  # starts as experts that do not talk
+                nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def _run_experts(
-        self, images: torch.Tensor, presence: torch.Tensor
-    ) -> tuple[list[torch.Tensor], dict[int, tuple[torch.Tensor, list[torch.Tensor]]]]:
+    def encode(self, images: torch.Tensor, presence: torch.Tensor) -> Encoded:
+        """Modality index -> rows in which it is present, and its expert's encoder features of these rows."""
         images = images.contiguous(memory_format=LAYOUT)
-        features: list[torch.Tensor | None] = []
-        opinions: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+        encoded: Encoded = {}
         for index, expert in enumerate(self.experts):
             assert isinstance(expert, UNet)
             rows = presence[:, index]
-            if not bool(rows.any()):
-                features.append(None)
-                continue
-            whole = bool(rows.all())
-            one = images[:, index : index + 1]
-            levels = expert.features(one if whole else one[rows])
-            opinions[index] = (rows, expert.logits(levels, deep=self.training))
-            finest = levels[0]
-            if not whole:
-                finest = finest.new_zeros((len(rows), *finest.shape[1:])).index_put((rows,), finest)
-            features.append(finest)
-        like = next(feature for feature in features if feature is not None)
-        return [torch.zeros_like(like) if feature is None else feature for feature in features], opinions
+            if bool(rows.any()):
+                one = images[:, index : index + 1]
+                encoded[index] = (rows, expert.encode(one if bool(rows.all()) else one[rows]))
+        return encoded
 
-    def _fuse(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> torch.Tensor:
-        kept = [f * presence[:, i, None, None, None, None] for i, f in enumerate(features)]
+    def decode(self, encoded: Encoded, presence: torch.Tensor) -> tuple[list[torch.Tensor], Opinions]:
+        """What the head fuses, zero where a modality is absent, and the experts' opinions.
+
+        Presence matters here with crosstalk only, where each expert adds what those present see on average.
+        """
+        if self.exchange:
+            encoded = self._exchanged(encoded, presence)
+        found: dict[int, torch.Tensor] = {}
+        opinions: Opinions = {}
+        for index, (rows, skips) in encoded.items():
+            expert = self.experts[index]
+            assert isinstance(expert, UNet)
+            levels = expert.decode(skips)
+            opinions[index] = (rows, expert.logits(levels, deep=self.training))
+            found[index] = _scatter(opinions[index][1][0] if self.averaged else levels[0], rows)
+        like = next(iter(found.values()))
+        return [found.get(index, torch.zeros_like(like)) for index in range(len(self.experts))], opinions
+
+    def _exchanged(self, encoded: Encoded, presence: torch.Tensor) -> Encoded:
+        whole = {index: _scatter(skips[-1], rows) for index, (rows, skips) in encoded.items()}
+        shown = sum(bottleneck * _column(presence, index) for index, bottleneck in whole.items())
+        shown = shown / presence.sum(dim=1)[:, None, None, None, None]
+        result: Encoded = {}
+        for index, (rows, skips) in encoded.items():
+            if bool(presence[:, index].any()):
+                talk = self.exchange[index](shown if bool(rows.all()) else shown[rows])
+                result[index] = (rows, [*skips[:-1], skips[-1] + talk])
+        return result
+
+    def fuse(self, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, X, Y, Z) from what `decode` returned, of those present alone."""
+        kept = [f * _column(presence, i) for i, f in enumerate(features)]
+        if self.trust is not None:
+            said = {index: _scatter(logits[0], rows) for index, (rows, logits) in opinions.items()}
+            like = next(iter(said.values()))
+            agreed = agreement([said.get(i, like) for i in range(len(features))], presence)
+            weights = torch.softmax((self.trust * agreed).masked_fill(~presence, float("-inf")), dim=1)
+            weights = weights * presence.sum(dim=1, keepdim=True)
+            kept = [f * weights[:, i, None, None, None, None] for i, f in enumerate(kept)]
         logits: torch.Tensor = self.head(kept, presence)[0]
         return logits
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, subset: torch.Tensor | None = None) -> Outputs:
-        features, opinions = self._run_experts(images, presence)
-        part = None if subset is None else self._fuse(features, subset)
-        return Outputs([self._fuse(features, presence)], part, opinions)
+        encoded = self.encode(images, presence)
+        features, opinions = self.decode(encoded, presence)
+        fused = self.fuse(features, opinions, presence)
+        part = None if subset is None else self._of_part(encoded, features, opinions, subset)
+        return Outputs([fused], part, opinions)
+
+    def _of_part(
+        self, encoded: Encoded, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor
+    ) -> torch.Tensor:
+        if self.exchange:
+            features, opinions = self.decode(encoded, presence)
+        return self.fuse(features, opinions, presence)
 
     def each_subset(self, images: torch.Tensor, presences: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Logits (B, K, X, Y, Z) under each presence (B, M); the experts run once for all of them."""
-        features, _ = self._run_experts(images, torch.stack(list(presences)).any(dim=0))
+        everything = torch.stack(list(presences)).any(dim=0)
+        encoded = self.encode(images, everything)
+        features, opinions = self.decode(encoded, everything)
         for presence in presences:
-            yield self._fuse(features, presence)
+            yield self._of_part(encoded, features, opinions, presence)
+
+
+def _scatter(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Put the values of some rows of a batch back to their places, zeros elsewhere."""
+    if len(values) == len(rows):
+        return values
+    return values.new_zeros((len(rows), *values.shape[1:])).index_put((rows,), values)
+
+
+def _column(presence: torch.Tensor, index: int) -> torch.Tensor:
+    """One modality's presence as (B, 1, 1, 1, 1)."""
+    return presence[:, index, None, None, None, None]
 
 
 class EarlyFusion(nn.Module):
@@ -121,9 +185,11 @@ def build_network(modalities: int, classes: int, plan: dict[str, Any]) -> Segmen
     channels = [int(channel) for channel in plan["channels"]]
     network: SegmentationNetwork
     if plan["kind"] == "maml":
-        network = MamlEnsemble(modalities, classes, channels, strides, plan["head"])
+        # models of earlier versions do not name the two options
+        extras = (bool(plan.get("agreement")), bool(plan.get("crosstalk")))
+        network = MamlEnsemble(modalities, classes, channels, strides, plan["head"], *extras)
     else:
-        wide = [channel * int(plan["fusion_width"]) for channel in channels]
+        wide = [round(channel * plan["fusion_width"]) for channel in channels]
         network = EarlyFusion(modalities, classes, wide, strides)
     network.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # a form of Module.to that its stubs leave out
     return network

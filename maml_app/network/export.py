@@ -28,12 +28,12 @@ class _AllExperts(nn.Module):
     def forward(self, images: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         if not isinstance(self.network, MamlEnsemble):
             return torch.softmax(self.network(images, presence).fused[0], dim=1)
-        features = []
+        rows = torch.ones_like(presence[:, 0])
+        encoded = {}
         for index, expert in enumerate(self.network.experts):
             assert isinstance(expert, UNet)
-            finest = expert.features(images[:, index : index + 1])[0]
-            features.append(finest * presence[:, index, None, None, None, None])
-        return torch.softmax(self.network.head(features, presence)[0], dim=1)
+            encoded[index] = (rows, expert.encode(images[:, index : index + 1]))
+        return torch.softmax(self.network.fuse(*self.network.decode(encoded, presence), presence), dim=1)
 
 
 def export_torchscript(path: Path, network: SegmentationNetwork, modalities: int, patch: Sequence[int]) -> None:

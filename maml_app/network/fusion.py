@@ -1,6 +1,6 @@
 """Modality-aware attention: how the experts' last features become one prediction.
 
-Both heads take features F_i, a list of M tensors (B, C, X, Y, Z) that are zero where a modality is absent, and
+The heads take features F_i, a list of M tensors (B, C, X, Y, Z) that are zero where a modality is absent, and
 presence (B, M) bool; they return logits (B, K, X, Y, Z) and the attention (B, M, C, X, Y, Z).
 """
 
@@ -75,4 +75,41 @@ class LightHead(_Head):
         return self.out(weighted), attention
 
 
-HEADS: dict[str, type[PaperHead] | type[LightHead]] = {"paper": PaperHead, "light": LightHead}
+class AverageHead(nn.Module):
+    """No attention: the mean of the present experts' probabilities. Its features are the experts' logits, C = K."""
+
+    def __init__(self, modalities: int, width: int, classes: int) -> None:
+        super().__init__()
+
+    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        share = presence / presence.sum(dim=1, keepdim=True)
+        attention = _columns(share).expand(-1, -1, *features[0].shape[1:])
+        mean = sum(torch.softmax(f.float(), dim=1) * attention[:, i] for i, f in enumerate(features))
+        assert isinstance(mean, torch.Tensor)
+        return mean.clamp(min=1e-7).log(), attention
+
+
+def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch.Tensor:
+    """How much each expert's foreground agrees with that of the other present ones, (B, M), 0 to 1; 1 if alone.
+
+    opinions: M logits (B, K, X, Y, Z), of any value where a modality is absent. Mean soft Dice with each other expert,
+    smoothed by one voxel, so that experts who all see nothing agree. The idea of weighing experts by their consistency
+    is that of CLoE, arXiv 2603.09316.
+    """
+    foreground = [1 - torch.softmax(one.detach().float(), dim=1)[:, 0].flatten(1) for one in opinions]
+    rows = []
+    for i, one in enumerate(foreground):
+        total, others = torch.zeros_like(one[:, 0]), torch.zeros_like(one[:, 0])
+        for j, other in enumerate(foreground):
+            if i != j:
+                overlap = (2 * (one * other).sum(dim=1) + 1) / (one.sum(dim=1) + other.sum(dim=1) + 1)
+                total, others = total + overlap * presence[:, j], others + presence[:, j]
+        rows.append(torch.where(others > 0, total / others.clamp(min=1), torch.ones_like(total)))
+    return torch.stack(rows, dim=1)
+
+
+HEADS: dict[str, type[PaperHead] | type[LightHead] | type[AverageHead]] = {
+    "paper": PaperHead,
+    "light": LightHead,
+    "average": AverageHead,
+}

@@ -7,7 +7,11 @@ mutual       each expert against the detached fused prediction: knowledge passes
 subset       fusion of a random subset against truth: modality dropout in the head; the experts' features serve both
              predictions, so it costs no second pass
 consistency  fusion of a random subset against the detached full fusion: self-distillation from more to fewer
+ranking      by how much the full fusion is worse than that of a subset: more modalities must not do worse, the
+             "more versus fewer" hinge of SimMLM, arXiv 2507.19264; the subset's loss is detached, so that the hinge is
+             not satisfied by making fewer modalities worse
 
+Both divergences soften the probabilities by `temperature` and are scaled by its square (Hinton, arXiv 1503.02531).
 The early-fusion network has the first term only, on a random subset: that is modality dropout.
 """
 
@@ -27,17 +31,20 @@ class MutualLearningLoss(nn.Module):
     """Weighted sum of the terms above.
 
     Args:
-        weights: term name -> weight; a weight of 0 skips the term.
+        weights: term name -> weight; a weight of 0 skips the term. `temperature` is that of the divergences.
     """
 
     def __init__(self, weights: dict[str, float]) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights = {name: weight for name, weight in weights.items() if name != "temperature"}
+        self.temperature = weights["temperature"]
         self.segmentation = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
     def forward(self, outputs: Outputs, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weighted terms by name, and their sum as "total"; truth (B, X, Y, Z) holds class indices."""
-        terms = {"fused": self._deep(outputs.fused, truth)}
+        terms = {}
+        if self.weights["fused"]:
+            terms["fused"] = self._deep(outputs.fused, truth)
         fused = outputs.fused[0].detach()
         if outputs.experts:
             opinions = outputs.experts.values()
@@ -45,16 +52,22 @@ class MutualLearningLoss(nn.Module):
                 terms["experts"] = _mean([self._deep(logits, truth[rows]) for rows, logits in opinions])
             if self.weights["mutual"]:
                 terms["mutual"] = _mean(
-                    [foreground_kl(logits[0], fused[rows], truth[rows]) for rows, logits in opinions]
+                    [self._divergence(logits[0], fused[rows], truth[rows]) for rows, logits in opinions]
                 )
         if outputs.subset is not None:
             if self.weights["subset"]:
                 terms["subset"] = self._deep([outputs.subset], truth)
             if self.weights["consistency"]:
-                terms["consistency"] = foreground_kl(outputs.subset, fused, truth)
+                terms["consistency"] = self._divergence(outputs.subset, fused, truth)
+            if self.weights["ranking"]:
+                more, fewer = self._deep(outputs.fused[:1], truth), self._deep([outputs.subset.detach()], truth)
+                terms["ranking"] = F.relu(more - fewer)
         weighted = {name: self.weights[name] * value for name, value in terms.items()}
         weighted["total"] = torch.stack(list(weighted.values())).sum()
         return weighted
+
+    def _divergence(self, student: torch.Tensor, teacher: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return foreground_kl(student, teacher, truth, self.temperature)
 
     def _deep(self, logits: Sequence[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
         """Deep supervision: each coarser level weighs half of the finer one (nnU-Net, 10.1038/s41592-020-01008-z)."""
@@ -66,13 +79,16 @@ class MutualLearningLoss(nn.Module):
         return total
 
 
-def foreground_kl(student: torch.Tensor, teacher: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def foreground_kl(
+    student: torch.Tensor, teacher: torch.Tensor, truth: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """Mean KL(teacher || student) over voxels that are foreground in truth or to the teacher.
 
     Student and teacher are logits (B, K, X, Y, Z), truth class indices (B, X, Y, Z). Without any such voxel, 0.
     """
-    teacher_log = F.log_softmax(teacher.float(), dim=1)
-    divergence = (teacher_log.exp() * (teacher_log - F.log_softmax(student.float(), dim=1))).sum(dim=1)
+    teacher_log = F.log_softmax(teacher.float() / temperature, dim=1)
+    divergence = (teacher_log.exp() * (teacher_log - F.log_softmax(student.float() / temperature, dim=1))).sum(dim=1)
+    divergence = divergence * temperature**2
     foreground = ((truth > 0) | (teacher.argmax(dim=1) > 0)).float()
     return (divergence * foreground).sum() / foreground.sum().clamp(min=1)
 

@@ -39,14 +39,22 @@ class UNet(nn.Module):
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Decoder features of images (B, C, X, Y, Z), finest first; the first has the images' size."""
+        return self.decode(self.encode(images))
+
+    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Encoder features of images (B, C, X, Y, Z), finest first; the last is the bottleneck."""
         skips = []
         for block in self.encoder:
             images = block(images)
             skips.append(images)
+        return skips
+
+    def decode(self, skips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Decoder features from those of `encode`, finest first."""
+        *finer, below = skips
         result = []
-        below = skips.pop()
-        for block in reversed(self.decoder):
-            below = block(below, skips.pop())
+        for block, skip in zip(reversed(self.decoder), reversed(finer), strict=True):
+            below = block(below, skip)
             result.append(below)
         return result[::-1]
 

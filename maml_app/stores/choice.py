@@ -115,14 +115,14 @@ def open_archive(studies: str, spec: TaskSpec, options: Mapping[str, str] | None
     return DicomWebStore(Pacs(url), spec, Cache(folder, gigabytes(options, "cache_gb")), forced, foreign == "use")
 
 
-def gigabytes(options: Mapping[str, str], name: str) -> float:
-    """A size among the options, 20 if it is not given.
+def gigabytes(options: Mapping[str, str], name: str, default: float = 20.0) -> float:
+    """A size among the options.
 
     Raises:
         TaskSpecError: it is no number.
     """
     try:
-        return float(options.get(name) or 20)
+        return float(options.get(name) or default)
     except ValueError:
         raise TaskSpecError(f"{name}: expected a number of gigabytes, got {options[name]!r}") from None
 

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, TrainingError
-from maml_app.learning.optimise import OUT_OF_MEMORY
+from maml_app.learning.optimise import is_out_of_memory
 from maml_app.learning.predict import pick_device
+from maml_app.learning.processes import MEMORY_SHARE, step_back
 from maml_app.learning.registry import ModelRegistry
 from maml_app.learning.retrain import Options, Retraining
 from maml_app.learning.runs import Run, last_run
@@ -26,12 +27,20 @@ from maml_app.learning.runs import Run, last_run
 class TrainEnsemble(TrainTask):
     """Trains on every case with a final label; the result is served if it is not worse than what is served now."""
 
-    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry, prepared_gb: float = 20.0) -> None:
+    def __init__(
+        self,
+        source: CaseSource,
+        spec: TaskSpec,
+        registry: ModelRegistry,
+        prepared_gb: float = 20.0,
+        memory_gb: float = 0.0,
+    ) -> None:
         super().__init__(f"Train the ensemble for {spec.title} on all final labels")
         self.source = source
         self.spec = spec
         self.registry = registry
         self.prepared_gb = prepared_gb
+        self.memory_gb = memory_gb
         self._run: Run | None = None
 
     def config(self) -> dict[str, Any]:
@@ -57,7 +66,7 @@ class TrainEnsemble(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         # people wait for inference: it has a core of its own, and goes first on the others
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
-        os.setpriority(os.PRIO_PROCESS, 0, 10)
+        step_back(self.memory_gb)
         try:
             self._run = Run(self.registry.runs)
             options = self._options(request)
@@ -67,7 +76,9 @@ class TrainEnsemble(TrainTask):
             return result
         except MamlError as error:
             reason = str(error)
-        except OUT_OF_MEMORY as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             reason = f"out of memory; lower training.batch or training.patch in task.yaml ({error})"
         except OSError as error:
             full = "the disk is full; make room" if error.errno == errno.ENOSPC else "a file could not be used"
@@ -89,6 +100,8 @@ class TrainEnsemble(TrainTask):
 
     def _options(self, request: dict[str, Any]) -> Options:
         device = pick_device(str(request.get("device") or ""))
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
         return Options(
             device=device,
             seed=_whole(request, "seed", 0),

@@ -7,7 +7,17 @@ import torch
 
 from maml_app.imaging.augment import Augmentation, apply, draw
 
-PLAIN = Augmentation(np.eye(3), np.ones(2), np.zeros(2), np.ones(2), np.zeros(2), 0)
+PLAIN = Augmentation(
+    matrix=np.eye(3),
+    offsets=np.zeros((2, 3)),
+    warp=None,
+    zoom=np.ones(2),
+    gain=np.ones(2),
+    shift=np.zeros(2),
+    gamma=np.ones(2),
+    noise=np.zeros(2),
+    seed=0,
+)
 
 
 def cube() -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +81,49 @@ def test_intensity_changes_leave_the_label_alone_and_differ_by_modality() -> Non
     assert torch.allclose(moved[0], images[0] * 2, atol=1e-4)
     assert torch.allclose(moved[1], images[1] + 5, atol=1e-4)
     assert torch.equal(moved_label, label)
+
+
+def test_a_misaligned_modality_moves_alone_and_by_so_many_voxels() -> None:
+    images, label = cube()
+    offsets = np.array([[0.0, 0, 0], [2.0, -1, 1]])
+    moved, moved_label = apply(images, label, (12, 10, 8), replace(PLAIN, offsets=offsets))
+    assert torch.allclose(moved[0], images[0, 4:16, 3:13, 2:10], atol=1e-5)
+    assert torch.allclose(moved[1], images[1, 6:18, 2:12, 3:11], atol=1e-4)
+    assert torch.equal(moved_label, label[4:16, 3:13, 2:10])
+
+
+def test_a_deformation_moves_images_and_label_together() -> None:
+    images, label = cube()
+    same = np.zeros((3, 5, 5, 5))
+    same[0], same[1] = 2.0, -1.0  # the same displacement everywhere is a shift
+    moved, moved_label = apply(images, label, (12, 10, 8), replace(PLAIN, warp=same))
+    assert torch.allclose(moved, images[:, 6:18, 2:12, 2:10], atol=1e-4)
+    assert torch.equal(moved_label, label[6:18, 2:12, 2:10])
+    bent = replace(PLAIN, warp=np.random.default_rng(0).uniform(-2, 2, (3, 5, 5, 5)))
+    wavy, wavy_label = apply(images, label, (20, 16, 12), bent)
+    assert not torch.equal(wavy_label, label)
+    inside, outside = wavy[0][wavy_label == 1], wavy[0][wavy_label == 0]
+    assert inside.mean() > 0.7 > 0.1 > outside.mean()
+
+
+def test_low_resolution_blurs_one_modality_in_place() -> None:
+    images, label = cube()
+    moved, _ = apply(images, label, (20, 16, 12), replace(PLAIN, zoom=np.array([0.5, 1.0])))
+    assert torch.allclose(moved[1], images[1], atol=1e-5)
+    assert moved[0].unique().numel() > 5 * images[0].unique().numel()
+    assert float((moved[0] - images[0]).abs().mean()) < 0.1
+
+
+def test_what_is_switched_off_is_not_drawn_and_what_is_on_stays_in_bounds() -> None:
+    rng = np.random.default_rng(0)
+    plain = [draw(rng, 3, (True, True, True), (1, 1, 2)) for _ in range(20)]
+    assert all(not one.offsets.any() and one.warp is None and (one.zoom == 1).all() for one in plain)
+    rich = [draw(rng, 3, (True, True, True), (1, 1, 2), 3.0, 4.0, 0.3) for _ in range(60)]
+    shifted = [one for one in rich if one.offsets.any()]
+    assert 15 < len(shifted) < 45
+    assert all((one.offsets.any(axis=1)).sum() == 1 for one in shifted)  # one against the others
+    assert max(np.abs(one.offsets * [1, 1, 2]).max() for one in rich) <= 3.0
+    bent = [one.warp for one in rich if one.warp is not None]
+    assert 8 < len(bent) < 35
+    assert max(np.abs(one * np.array([1, 1, 2])[:, None, None, None]).max() for one in bent) <= 4.0
+    assert 0.5 <= min(one.zoom.min() for one in rich) < 1

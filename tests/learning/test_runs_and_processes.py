@@ -25,16 +25,20 @@ def test_a_run_keeps_its_log_its_curves_and_its_end(tmp_path: Path) -> None:
     run.line("first")
     for step in (1, 2, 3):
         run.progress(Progress("train", step, 3, {"fused": 1 / step, "total": 2 / step}))
+    row = {"organ": 0.5, "lesion": None, "mean": 0.5, "interval": None, "cases": 2}
+    run.progress(Progress("check", 2, 3, {}, dice={"ct": row}))
     run.line("last")
     run.end("done")
     assert [line[9:] for line in (run.folder / "train.log").read_text().splitlines()] == ["first", "last"]
     assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     lines = [json.loads(line) for line in (run.folder / "progress.jsonl").read_text().splitlines()]
     assert lines[2] == {"step": 3, "fused": 1 / 3, "total": 2 / 3}
+    assert lines[3] == {"step": 2, "dice": {"ct": row}}
     events = EventAccumulator(str(run.folder))
     events.Reload()
     points = events.Scalars("loss/total")
     assert [(point.step, round(point.value, 3)) for point in points] == [(1, 2.0), (2, 1.0), (3, 0.667)]
+    assert [(point.step, point.value) for point in events.Scalars("dice/ct")] == [(2, 0.5)]
     assert last_run(tmp_path / "runs")["state"] == "done"
     assert last_run(tmp_path / "runs")["log"] == str(run.folder / "train.log")
 
@@ -97,6 +101,56 @@ def test_inference_goes_on_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with Turns(tmp_path / "file" / ".inference").inference():
         pass
+
+
+CAPPED = """
+import sys
+import pathlib
+import torch
+from maml_app.cases.spec import parse_task
+from maml_app.imaging.phantom import write_cases
+from maml_app.learning.dataset import PatchSource, build_samples, load_sample
+from maml_app.learning.optimise import optimise
+from maml_app.learning.processes import _kilobytes, step_back
+from maml_app.stores.folder import FolderStore
+from tests.conftest import TOY
+
+torch.set_num_threads(1)
+folder = pathlib.Path(sys.argv[1])
+text = TOY.replace("patch: [16, 16, 16]", "patch: [64, 64, 64]").replace("batch: 2", "batch: 4")
+spec = parse_task(text.replace("steps: 3", "steps: 1"), "toy.yaml")
+write_cases(folder / "studies", spec, 2, seed=0, size=24)
+samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, folder / "prepared")
+source = PatchSource([load_sample(*item) for item in samples.items()], spec, 0)
+source.batch(0)
+step_back(_kilobytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
+_, load = optimise(spec, source, 0, torch.device("cpu"), report=lambda progress: print(progress))
+print(load.patch, pathlib.Path("/proc/self/oom_score_adj").read_text())
+"""
+
+
+def test_a_training_that_may_not_take_more_memory_goes_on_with_less(tmp_path: Path) -> None:
+    """The system's own refusal, not a mock: a limit on the process' memory."""
+
+    def train(name: str, more_gb: float) -> str:
+        program = [sys.executable, "-c", CAPPED, str(tmp_path / name), str(more_gb)]
+        done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    free = train("free", 20)
+    assert "out of memory" not in free
+    assert "(64, 64, 64) 500" in free
+    capped = train("capped", 0.5)
+    assert "out of memory: going on with batches in 4 parts" in capped
+    assert "(64, 64, 64)" not in capped
+
+
+def test_a_limit_that_nobody_named_leaves_memory_to_others() -> None:
+    program = "from maml_app.learning.processes import *; from maml_app.learning.processes import _kilobytes as k\n"
+    program += "free = k('meminfo', 'MemAvailable'); print(step_back() * 1e9 < free, os.nice(0))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["True", "10"]
 
 
 def test_a_process_runs_or_not() -> None:

@@ -12,11 +12,21 @@ from maml_app.network.ensemble import EarlyFusion, MamlEnsemble, SegmentationNet
 PLAN: dict[str, Any] = {
     "kind": "maml",
     "head": "light",
+    "agreement": False,
+    "crosstalk": False,
     "channels": [4, 6, 8],
     "strides": [(1, 1, 1), (2, 2, 1), (2, 2, 2)],
     "fusion_width": 2,
 }
-PLANS = [PLAN, {**PLAN, "head": "paper"}, {**PLAN, "kind": "early-fusion"}]
+RIVAL = {**PLAN, "kind": "early-fusion"}
+PLANS = [
+    PLAN,
+    {**PLAN, "head": "paper"},
+    {**PLAN, "head": "average"},
+    {**PLAN, "agreement": True},
+    {**PLAN, "crosstalk": True},
+    RIVAL,
+]
 IMAGES = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
 ALL = torch.ones(2, 3, dtype=torch.bool)
 
@@ -90,7 +100,7 @@ def test_training_outputs_have_deep_supervision_and_a_subset() -> None:
     assert torch.allclose(outputs.subset, net(IMAGES, subset).fused[0], atol=1e-4)
     assert sorted(outputs.experts) == [0, 1, 2]
     assert [tuple(level.shape[2:]) for level in outputs.experts[0][1]] == [(16, 8, 8), (8, 4, 8)]
-    rival = network(PLANS[2]).train()
+    rival = network(RIVAL).train()
     assert torch.allclose(rival(IMAGES, ALL, subset).fused[0], rival(IMAGES, subset).fused[0], atol=1e-5)
 
 
@@ -105,6 +115,45 @@ def test_every_weight_gets_a_gradient() -> None:
 
 
 def test_early_fusion_is_as_wide_as_asked() -> None:
-    net = network(PLANS[2])
+    net = network(RIVAL)
     assert isinstance(net, EarlyFusion)
     assert net.unet.heads[0].in_channels == 8
+
+
+def test_experts_that_agree_weigh_more() -> None:
+    net = network({**PLAN, "agreement": True})
+    plain = network(PLAN)
+    assert isinstance(net, MamlEnsemble)
+    assert isinstance(plain, MamlEnsemble)
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if name != "trust"})
+    alone = torch.tensor([[False, True, False]] * 2)
+    assert torch.allclose(net(IMAGES, alone).fused[0], plain(IMAGES, alone).fused[0], atol=1e-5)
+    assert net.trust is not None
+    with torch.no_grad():
+        net.trust.zero_()  # nothing is made of agreement
+    assert torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-4)
+    with torch.no_grad():
+        net.trust.fill_(5.0)
+    assert not torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-3)
+
+
+def test_crosstalk_starts_as_silence_and_then_tells_what_the_others_see() -> None:
+    net, plain = network({**PLAN, "crosstalk": True}), network(PLAN)
+    assert isinstance(net, MamlEnsemble)
+    assert isinstance(plain, MamlEnsemble)
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if "exchange" not in name})
+    assert torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-5)
+    with torch.no_grad():
+        for parameter in net.exchange.parameters():
+            parameter.normal_(0, 0.3)
+    other = IMAGES.clone()
+    other[:, 2] += 1
+    opinion = net(IMAGES, ALL).experts[0][1][0]
+    assert not torch.allclose(net(other, ALL).experts[0][1][0], opinion, atol=1e-3)
+    without = torch.tensor([[True, True, False]] * 2)
+    assert torch.allclose(net(other, without).fused[0], net(IMAGES, without).fused[0], atol=1e-5)
+
+
+def test_a_model_from_before_the_options_is_built_as_it_was() -> None:
+    old = {key: value for key, value in PLAN.items() if key not in ("agreement", "crosstalk")}
+    assert sorted(network(old).state_dict()) == sorted(network(PLAN).state_dict())

@@ -27,14 +27,27 @@ numpy.save("answer.npy", answer.numpy())
 """
 
 
-def network(kind: str, head: str) -> SegmentationNetwork:
+def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
     torch.manual_seed(0)
-    return build_network(3, 3, {**PLAN, "kind": kind, "head": head}).eval()
+    result = build_network(3, 3, {**PLAN, "kind": kind, "head": head, **more}).eval()
+    for parameter in result.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)  # nothing starts as nothing
+    return result
 
 
-@pytest.mark.parametrize(("kind", "head"), [("maml", "light"), ("maml", "paper"), ("early-fusion", "light")])
-def test_it_gives_the_same_mask_where_this_program_is_not(tmp_path: Path, kind: str, head: str) -> None:
-    ours = network(kind, head)
+@pytest.mark.parametrize(
+    ("kind", "head", "more"),
+    [
+        ("maml", "light", {}),
+        ("maml", "paper", {"agreement": True, "crosstalk": True}),
+        ("maml", "average", {}),
+        ("early-fusion", "light", {}),
+    ],
+)
+def test_it_gives_the_same_mask_where_this_program_is_not(
+    tmp_path: Path, kind: str, head: str, more: dict[str, bool]
+) -> None:
+    ours = network(kind, head, **more)
     export_torchscript(tmp_path / "model.ts", ours, 3, (8, 8, 12))
     images = torch.randn(1, 3, 8, 8, 12)
     for chosen in list(product((True, False), repeat=3))[:3]:

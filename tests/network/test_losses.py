@@ -8,7 +8,8 @@ import torch
 from maml_app.network.ensemble import Outputs
 from maml_app.network.losses import MutualLearningLoss, foreground_kl
 
-WEIGHTS = {"fused": 1.0, "experts": 0.5, "mutual": 0.5, "subset": 0.5, "consistency": 0.25}
+WEIGHTS = {"fused": 1.0, "experts": 0.5, "mutual": 0.5, "subset": 0.5, "consistency": 0.25, "ranking": 0.5}
+WEIGHTS["temperature"] = 1.0
 
 
 def certain(truth: torch.Tensor, size: float = 20.0) -> torch.Tensor:
@@ -37,7 +38,7 @@ def test_agreement_costs_nothing_and_a_perfect_answer_almost_nothing() -> None:
     logits = certain(TRUTH)
     outputs = Outputs([logits], logits, {0: (ROWS, [logits])})
     terms = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
-    assert set(terms) == {*WEIGHTS, "total"}
+    assert set(terms) == {*WEIGHTS, "total"} - {"temperature"}
     assert float(terms["total"]) < 1e-3
     assert float(terms["mutual"]) == pytest.approx(0, abs=1e-6)
 
@@ -49,10 +50,10 @@ def test_a_wrong_answer_costs() -> None:
     assert set(terms) == {"fused", "total"}
 
 
-@pytest.mark.parametrize("term", ["experts", "mutual", "subset", "consistency"])
+@pytest.mark.parametrize("term", ["experts", "mutual", "subset", "consistency", "ranking"])
 def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     logits = certain(TRUTH, 1.0)
-    outputs = Outputs([logits], -logits, {0: (ROWS, [-logits])})
+    outputs = Outputs([-logits], logits, {0: (ROWS, [-logits])})
     full = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
     less = MutualLearningLoss({**WEIGHTS, term: 0.0})(outputs, TRUTH)
     assert term not in less
@@ -85,3 +86,25 @@ def test_deep_levels_weigh_half_of_the_finer_one() -> None:
     wrong_small = MutualLearningLoss(WEIGHTS)(Outputs([right, -small]), TRUTH)["fused"]
     wrong_large = MutualLearningLoss(WEIGHTS)(Outputs([-right, small]), TRUTH)["fused"]
     assert float(wrong_large / wrong_small) == pytest.approx(2, rel=0.25)
+
+
+def test_the_hinge_costs_only_where_more_modalities_do_worse() -> None:
+    good, bad = certain(TRUTH, 2.0), certain(1 - TRUTH, 2.0).requires_grad_()
+    worse = MutualLearningLoss(WEIGHTS)(Outputs([bad], good), TRUTH)
+    better = MutualLearningLoss(WEIGHTS)(Outputs([good], bad), TRUTH)
+    assert float(worse["ranking"].detach()) > 0.5
+    assert float(better["ranking"].detach()) == 0
+    alone = MutualLearningLoss({**WEIGHTS, "fused": 0.0, "subset": 0.0, "consistency": 0.0})
+    fewer = good.clone().requires_grad_()
+    alone(Outputs([bad], fewer), TRUTH)["total"].backward()
+    assert bad.grad is not None
+    assert bad.grad.abs().sum() > 0
+    assert fewer.grad is None  # the hinge must not be met by making fewer modalities worse
+
+
+def test_temperature_softens_and_keeps_the_size_of_the_gradient() -> None:
+    student, teacher = certain(TRUTH, 1.0), certain(TRUTH, 2.0)
+    # of two classes with logits 0 and z / T
+    t, s = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))
+    expected = 4 * (t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s)))
+    assert float(foreground_kl(student, teacher, TRUTH, 2.0)) == pytest.approx(expected, abs=1e-5)

@@ -38,6 +38,7 @@ def test_training_tells_its_progress_and_its_validation(
     assert "no model yet: there is nothing to compare with" in printed
     assert re.search(r"train 2/2, epoch \d: loss", printed)
     assert "validation Dice, pet+mr_t1 (1 cases): organ " in printed
+    assert re.search(r"validation Dice after 1 steps \(organ, lesion\): pet \d\.\d{3} \d\.\d{3}; mr_t1 ", printed)
     assert "published v0001" in printed
     assert sorted(result["validation"]["subsets"]) == ["mr_t1", "pet", "pet+mr_t1"]  # phantom_003 lacks ct
     stats = trainer.stats()
@@ -102,6 +103,32 @@ def test_a_model_of_poisoned_labels_is_not_served(
     registry.serve("v0002")
     assert infer({"image": "phantom_000"})[1]["model_version"] == "v0002"
     assert registry.rollback() == "v0001"
+
+
+def test_a_case_that_was_forgotten_raises_an_alarm_even_if_the_gate_lets_it_pass(
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    store: FolderStore,
+    registry: ModelRegistry,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A gate that tolerates anything stands for a mean that stays while one case falls."""
+    careless = {"validation": 0.55, "learning_rate": 0.02, "tolerance": 0.99}  # keeps phantom_003 aside
+    trainer.spec = trainer.spec.model_copy(update={"training": trainer.spec.training.model_copy(update=careless)})
+    trainer({"steps": 150}, datastore)
+    assert registry.report("v0001")["forgotten"] == []
+    for case in store.cases():
+        if case.label and case.id != "phantom_003":
+            label = read_label(case.label.path)
+            empty = store.studies.parent / "empty.nii.gz"
+            write_label(empty, np.zeros_like(label.voxels), label.affine)
+            store.save_label(case.id, empty, "final", {})
+    capsys.readouterr()
+    result = trainer({"steps": 100}, datastore)
+    printed = capsys.readouterr().out
+    assert (result["version"], result["served"]) == ("v0002", "v0002")
+    assert "ALARM, forgotten since v0001: phantom_003: Dice 0." in printed
+    assert registry.report("v0002")["forgotten"][0].startswith("phantom_003: Dice 0.")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+"""Rivals and ablations under one trainer: who segments better, with how much arithmetic, under each subset.
+
+Each unit (variant, split, seed) is one JSON file; a stopped study goes on where it was, and several processes may share
+the folder. The table is made of the units that are there, and says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.errors import MamlError
+from maml_app.imaging.files import write_text
+from maml_app.learning.evaluate import case_means, evaluate, subset_name, summarise
+from maml_app.learning.metrics import bootstrap_interval, mean
+from maml_app.learning.predict import pick_device
+from maml_app.learning.train import train
+from maml_app.network.ensemble import build_network
+from maml_app.stores.choice import choose_task
+from maml_app.stores.folder import FolderStore
+
+out = Console(highlight=False)
+OURS = "maml"
+
+Change = dict[str, Any]
+ALONE: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0, "ranking": 0.0}
+# what differs from the task file, by section
+RIVALS: dict[str, dict[str, Change]] = {
+    OURS: {},
+    "early_fusion_dropout": {"network": {"kind": "early-fusion", "fusion_width": 1.75}},
+    "early_fusion_dropout_double": {"network": {"kind": "early-fusion", "fusion_width": 2.5}},
+    "early_fusion": {
+        "network": {"kind": "early-fusion", "fusion_width": 1.75},
+        "training": {"modality_dropout": 0.0},
+    },
+    "single_unets_averaged": {"network": {"head": "average"}, "loss": {**ALONE, "fused": 0.0, "experts": 1.0}},
+    "maml_as_published": {
+        "network": {"head": "paper"},
+        "loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0},
+    },
+}
+ABLATIONS: dict[str, dict[str, Change]] = {
+    "without_mutual": {"loss": {"mutual": 0.0}},
+    "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0}},
+    "without_consistency": {"loss": {"consistency": 0.0}},
+    "with_ranking": {"loss": {"ranking": 0.5}},
+    "without_experts_loss": {"loss": {"experts": 0.0, "mutual": 0.0}},
+    "temperature_2": {"loss": {"temperature": 2.0}},
+    "without_ema": {"training": {"ema": False}},
+    "with_sgd": {"training": {"optimiser": "sgd", "learning_rate": 0.01}},
+    "with_agreement": {"network": {"agreement": True}},
+    "with_crosstalk": {"network": {"crosstalk": True}},
+    "with_more_augmentation": {"augment": {"misalignment_mm": 3.0, "elastic_mm": 6.0, "low_resolution": 0.2}},
+    "without_foreground_oversampling": {"training": {"foreground": 0.0}},
+}
+VARIANTS = {**RIVALS, **ABLATIONS}
+
+
+def changed(spec: TaskSpec, change: Mapping[str, Change]) -> TaskSpec:
+    """The task with some settings of its network, training, loss or augmentation changed, validated again."""
+    content = spec.model_dump(mode="json")
+    content["training"]["validation"] = 0.0
+    places = {
+        "network": content["network"],
+        "training": content["training"],
+        "loss": content["training"]["loss"],
+        "augment": content["training"]["augment"],
+    }
+    for section, values in change.items():
+        places[section].update(values)
+    return parse_task(json.dumps(content), "variant")
+
+
+def arithmetic(spec: TaskSpec) -> float:
+    """Billions of floating-point operations of one forward pass on one patch with all modalities."""
+    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump()).eval()
+    images = torch.zeros(1, len(spec.modalities), *spec.training.patch)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(images, torch.ones(images.shape[:2], dtype=torch.bool))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def splits(cases: list[Case], test: str, folds: int) -> list[list[str]]:
+    """The test cases of each split: the ones named, or folds by patient."""
+    if test:
+        return [test.replace(",", " ").split()]
+    patients = sorted({case.patient_id for case in cases})
+    return [[case.id for case in cases if case.patient_id in patients[fold::folds]] for fold in range(folds)]
+
+
+def run_unit(spec: TaskSpec, cases: list[Case], held: list[str], seed: int, device: torch.device, out_dir: Path) -> Any:
+    began = time.monotonic()
+    training = [case for case in cases if case.id not in held]
+    result = train(spec, training, seed=seed, device=device, prepared=out_dir / "prepared")
+    minutes = (time.monotonic() - began) / 60
+    scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)
+    return {
+        "minutes": round(minutes, 2),
+        "gflop": round(arithmetic(spec), 2),
+        "steps": spec.training.steps,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cases": scores["cases"],
+    }
+
+
+def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
+    """What the units in a folder show, as Markdown; Dice by case is averaged over seeds, then over cases."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((folder / "units").glob("*.json")):
+        found.setdefault(path.stem.rsplit("-", 2)[0], []).append(json.loads(path.read_text(encoding="utf-8")))
+    merged = {name: _merged(found[name]) for name in names if name in found}
+    reports = {name: summarise(cases, spec) for name, cases in merged.items()}
+    if not reports:
+        return "nothing yet\n"
+    subsets = list(reports[next(iter(reports))]["subsets"])
+    full = subset_name(spec.modality_names)
+    head = ["variant", "units", "GFLOP", "min", *subsets, "mean over subsets", "minus ours, mean", "minus ours, full"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, report in reports.items():
+        units = found[name]
+        numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in subsets]
+        low, high = report["interval"] or (float("nan"), float("nan"))
+        gaps = [_gap(merged[name], merged[OURS], subset) if OURS in merged else "–" for subset in (None, full)]
+        cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
+        cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _merged(units: list[dict[str, Any]]) -> dict[str, Any]:
+    """Dice by case, subset and name, averaged over the seeds that scored the case."""
+    every: dict[str, list[Any]] = {}
+    for unit in units:
+        for case_id, scores in unit["cases"].items():
+            every.setdefault(case_id, []).append(scores)
+    return {
+        case_id: {
+            subset: {name: mean([one[subset][name] for one in scored]) for name in scored[0][subset]}
+            for subset in scored[0]
+        }
+        for case_id, scored in every.items()
+    }
+
+
+def _gap(one: dict[str, Any], other: dict[str, Any], subset: str | None) -> str:
+    ours, theirs = case_means(other, subset), case_means(one, subset)
+    differences = [theirs[case_id] - ours[case_id] for case_id in theirs if case_id in ours]
+    interval = bootstrap_interval(differences)
+    if one is other or interval is None:
+        return "–"
+    return f"{mean(differences):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def main(
+    studies: Annotated[Path, typer.Argument(help="folder of labelled studies")],
+    out_dir: Annotated[Path, typer.Argument(help="folder for the units and the table")],
+    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "sarcoma_pet_ct_mr",
+    variants: Annotated[str, typer.Option(help="names with commas between; `rivals`, `ablations`, `all`")] = "all",
+    test: Annotated[str, typer.Option(help="ids of the test cases with commas; without it folds by patient")] = "",
+    leave_out: Annotated[str, typer.Option(help="cases to do without, ids with commas between")] = "",
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="without it as in task.yaml")] = None,
+    device: Annotated[str, typer.Option(help="cuda, cpu; without it the GPU if there is one")] = "",
+) -> None:
+    """Train and score variants of a task's network and loss; print and write the table."""
+    groups = {"rivals": list(RIVALS), "ablations": list(ABLATIONS), "all": list(VARIANTS)}
+    names = [name for word in variants.split(",") for name in groups.get(word, [word])]
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise typer.BadParameter(f"expected some of {', '.join([*groups, *VARIANTS])}, got {', '.join(unknown)}")
+    spec = choose_task(studies, task)
+    where = pick_device(device)
+    left = leave_out.replace(",", " ").split()
+    cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None and case.id not in left]
+    for seed in range(seeds):
+        for number, held in enumerate(splits(cases, test, folds)):
+            for name in names:
+                change = VARIANTS[name]
+                if steps:
+                    change = {**change, "training": {**change.get("training", {}), "steps": steps}}
+                path = out_dir / "units" / f"{name}-{number}-{seed}.json"
+                claim = path.with_suffix(".claim")
+                if path.exists() or not _claimed(claim):
+                    continue
+                try:
+                    unit = run_unit(changed(spec, change), cases, held, seed, where, out_dir)
+                    write_text(path, json.dumps(unit, indent=1))
+                finally:
+                    claim.unlink()
+                scores = summarise(unit["cases"], spec)
+                out.print(
+                    f"{name}, split {number}, seed {seed}: mean over subsets {scores['mean']:.3f}, "
+                    f"all modalities {scores['full']:.3f}, {unit['minutes']} min"
+                )
+    write_text(out_dir / "table.md", table(spec, out_dir, list(VARIANTS)))
+    out.print(table(spec, out_dir, list(VARIANTS)), markup=False, soft_wrap=True)
+
+
+def _claimed(path: Path) -> bool:
+    """Whether this process is the first to take the unit; the claim of a process that was killed is taken over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        try:
+            os.kill(int(path.read_text() or "0"), 0)
+            return False
+        except (ProcessLookupError, ValueError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return _claimed(path)
+    return True
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except MamlError as error:
+        raise SystemExit(f"error: {error}") from None
