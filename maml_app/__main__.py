@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from maml_app.archive_commands import import_labels, print_series
 from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.commands.archive import import_labels, print_series
+from maml_app.commands.models import models_app
+from maml_app.commands.progress import COLUMNS, progress_bar
+from maml_app.commands.queue import queue
+from maml_app.commands.simulate import simulate
 from maml_app.errors import CaseError, MamlError, StudiesError
-from maml_app.model_commands import models_app
-from maml_app.queue_command import queue
-from maml_app.simulate_command import simulate
 from maml_app.stores.choice import choose_task, is_archive, open_archive, open_studies
 
 app = typer.Typer(
@@ -76,18 +75,6 @@ def _report(path: Path) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out) as progress:
-        task = progress.add_task(title, total=total)
-
-        def tick(case_id: str) -> None:
-            progress.update(task, advance=1, description=f"{title} {case_id}")
-
-        yield tick
-
-
 @app.command()
 def check(
     studies: Studies,
@@ -110,7 +97,7 @@ def check(
     for heading in ("case", "images", "missing", "label", "problems"):
         table.add_column(heading, overflow="fold")
     bad = 0
-    with _bar("reading", len(cases)) as tick:
+    with progress_bar(out, "reading", len(cases)) as tick:
         for case in cases:
             finding = inspect(case, spec)
             bad += bool(finding.problems)
@@ -164,8 +151,7 @@ def train(
             "network": spec.network.model_copy(update={"kind": network} if network else {}),
         }
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out) as progress:
+    with Progress(*COLUMNS, console=out) as progress:
         rows: dict[str, TaskID] = {}
 
         def show(step: Step) -> None:
@@ -212,7 +198,7 @@ def evaluate(
     seen = sorted(set(loaded.checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:
         out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
-    with _bar("scoring", len(labelled)) as tick:
+    with progress_bar(out, "scoring", len(labelled)) as tick:
         report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick)
     report["model"] = {
         "file": model.name,
@@ -248,7 +234,7 @@ def infer(
     spec, source = _open(studies, task)
     loaded = load_model(model, spec, model.name, pick_device(device))
     chosen = _chosen(source, cases)
-    with _bar("segmenting", len(chosen)) as tick:
+    with progress_bar(out, "segmenting", len(chosen)) as tick:
         for case in chosen:
             found, asked = source.resolve(f"{case.id}@{grid}" if grid else case.id)
             result = segment(loaded, found, asked, spec)

@@ -20,19 +20,8 @@ BELOW = {
     "tasks": {"learning", "imaging", "network", "cases", "errors"},
     "app": {"tasks", "learning", "stores", "cases", "errors"},
     "main": {"app"},
-    "model_commands": {"learning", "network", "imaging", "errors"},
-    "archive_commands": {"stores", "imaging", "errors"},
-    "queue_command": {"model_commands", "learning", "stores", "errors"},
-    "__main__": {
-        "queue_command",
-        "model_commands",
-        "archive_commands",
-        "learning",
-        "imaging",
-        "stores",
-        "cases",
-        "errors",
-    },
+    "commands": {"learning", "network", "imaging", "stores", "cases", "errors"},
+    "__main__": {"commands", "learning", "imaging", "stores", "cases", "errors"},
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
 

@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from maml_app.cases.recipe import Network, Preprocess, Strict, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Ints3 = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Modality(_Strict):
+class Modality(Strict):
     """One image series of a case: its name, how it is normalised, and how its files are called."""
 
     name: Name
@@ -43,7 +37,7 @@ class Modality(_Strict):
         return self
 
 
-class Code(_Strict):
+class Code(Strict):
     """A coded concept, DICOM PS3.3 section 8.8: for SNOMED CT the scheme is SCT."""
 
     value: str
@@ -51,7 +45,7 @@ class Code(_Strict):
     scheme: str = "SCT"
 
 
-class Label(_Strict):
+class Label(Strict):
     """One structure of the label map: its mask value, colour and SNOMED CT category and type."""
 
     name: Name
@@ -64,108 +58,14 @@ class Label(_Strict):
     aliases: tuple[str, ...] = Field(default=(), description="other names under which viewers may send it")
 
 
-class Region(_Strict):
+class Region(Strict):
     """A union of labels that is scored as one, as BraTS' nested WT, TC and ET."""
 
     name: Name
     labels: tuple[str, ...] = Field(min_length=1)
 
 
-class Preprocess(_Strict):
-    """The grid that the network works on: axes nearest to R, A, S and this spacing."""
-
-    spacing_mm: tuple[Positive, Positive, Positive]
-
-
-class Network(_Strict):
-    """Widths and strides of a U-Net expert; the early-fusion rival is `fusion_width` times as wide.
-
-    `head`: how the experts' features are fused, see network/fusion.py; `average` is the mean of their opinions.
-    `agreement`: an expert's features weigh by how much its opinion agrees with the others'. `crosstalk`: experts
-    exchange what they see at the coarsest level, at the price of a decoder pass for every subset.
-    """
-
-    kind: Literal["maml", "early-fusion"] = "maml"
-    head: Literal["light", "paper", "average"] = "light"
-    agreement: bool = False
-    crosstalk: bool = False
-    channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)
-    strides: tuple[Ints3, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    fusion_width: Annotated[float, Field(ge=1, le=8)] = 2.0
-
-    @model_validator(mode="after")
-    def _one_stride_a_level(self) -> Network:
-        if len(self.channels) != len(self.strides) or len(self.channels) < 2:
-            raise ValueError(
-                f"channels and strides need one entry a level and at least two levels, "
-                f"got {len(self.channels)} and {len(self.strides)}"
-            )
-        if any(stride != 1 for stride in self.strides[0]):
-            raise ValueError(f"the first stride must be [1, 1, 1], got {list(self.strides[0])}")
-        return self
-
-    @property
-    def divisor(self) -> tuple[int, int, int]:
-        """By what each side of a patch must be divisible, voxels."""
-        x, y, z = 1, 1, 1
-        for stride in self.strides:
-            x, y, z = x * stride[0], y * stride[1], z * stride[2]
-        return x, y, z
-
-
-class Loss(_Strict):
-    """Weights of the loss terms; 0 switches a term off. `network/losses.py` explains each."""
-
-    fused: Weight = 1.0
-    experts: Weight = 0.5
-    mutual: Weight = 0.5
-    subset: Weight = 0.5
-    consistency: Weight = 0.25
-    ranking: Weight = 0.0
-    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
-
-
-class Augment(_Strict):
-    """How far training images are varied, beyond rotation, scaling, flips and intensities; 0 switches one off.
-
-    `misalignment_mm`: one modality is shifted by up to so much against the others, as phases and scanners do.
-    `elastic_mm`: a smooth deformation of all, at most so far. `low_resolution`: how often a modality loses resolution.
-    """
-
-    misalignment_mm: Weight = 0.0
-    elastic_mm: Weight = 0.0
-    low_resolution: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-
-class Training(_Strict):
-    """How a model is trained.
-
-    `folds` of cross-validation while no labelled patient is kept for validation (0: none). `new_labels`: how many times
-    an epoch a case is drawn whose label the served model has not seen; the others once. `modality_dropout`: how often a
-    random part of the modalities is drawn for a case, else all of them. `optimiser` adamw with a cosine, or sgd with
-    Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `ema`: averaged weights are the result.
-    `checks`: how often in the course of a run the validation cases are scored, for people to see.
-    """
-
-    steps: Annotated[int, Field(ge=1)] = 500
-    batch: Annotated[int, Field(ge=1)] = 2
-    patch: Ints3 = (64, 64, 32)
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Positive = 2e-3
-    ema: bool = True
-    modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
-    foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
-    flips: tuple[bool, bool, bool] = (True, True, True)
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    folds: Annotated[int, Field(ge=0, le=10)] = 3
-    new_labels: Annotated[int, Field(ge=1, le=10)] = 1
-    checks: Annotated[int, Field(ge=0, le=100)] = 3
-    augment: Augment = Augment()
-    loss: Loss = Loss()
-
-
-class TaskSpec(_Strict):
+class TaskSpec(Strict):
     """A clinical task: its modalities, labels, and how it is learned. Axis order is X, Y, Z throughout."""
 
     name: Name

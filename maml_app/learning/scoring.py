@@ -35,10 +35,11 @@ class ScoreStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def read(self, version: str) -> dict[str, CaseScore]:
-        """All scores of a version, by case id; a damaged file counts as not there."""
+    def read(self, version: str, cases: Sequence[str] | None = None) -> dict[str, CaseScore]:
+        """All scores of a version, or those of some cases, by case id; a damaged file counts as not there."""
         found = {}
-        for path in (self.root / version).glob("*.json"):
+        folder = self.root / version
+        for path in folder.glob("*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 content |= {"present": tuple(content["present"]), "features": tuple(content["features"])}
@@ -81,7 +82,7 @@ class ScoreStore:
 
     def waiting(self, cases: Sequence[Case], version: str) -> list[Case]:
         """Cases that have no score of this version, or one from before a modality came or went; unlabelled first."""
-        scores = self.read(version)
+        scores = self.read(version, [case.id for case in cases])
         stale = [case for case in cases if case.id not in scores or set(scores[case.id].present) != set(_present(case))]
         return sorted(stale, key=lambda case: case.label is not None)
 

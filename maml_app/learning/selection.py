@@ -119,8 +119,17 @@ def _percentiles(values: Values) -> Values:
     return {case: (1 + sum(other < value for other in ordered)) / len(ordered) for case, value in values.items()}
 
 
+def rarity(pool: Pool) -> Values:
+    """How rarely, among the labelled cases, the same modalities are missing; 0 for the commonest of those that wait."""
+    patterns = {case.id: case.missing(pool.spec.modality_names) for case in pool.waiting}
+    known = [case.missing(pool.spec.modality_names) for case in pool.labelled]
+    rare = {case: 1 - known.count(pattern) / max(1, len(known)) for case, pattern in patterns.items()}
+    least = min(rare.values(), default=0.0)
+    return {case: value - least for case, value in rare.items()}
+
+
 def _maml(pool: Pool) -> Values:
-    """Disagreement beyond the usual and entropy, balanced over labels; then unlikeness; with fading power noise."""
+    """Disagreement beyond the usual and entropy, balanced over labels; unlikeness, rarity; with fading power noise."""
     scored = pool.scored
     if not scored:
         return {}
@@ -132,13 +141,15 @@ def _maml(pool: Pool) -> Values:
             for case, rank in ranks.items():
                 parts[case].append(rank / len(pool.spec.labels))
     unlike = _percentiles(distances(pool)) if scored[0].features else {}
+    rare = rarity(pool)
     rng = np.random.default_rng((pool.seed, len(pool.labelled)))
     scale = NOISE / (1 + len(pool.labelled) / FADES_OVER)
     noise = rng.gumbel(size=len(scored)) * scale
-    return {
-        score.case: math.log(sum(parts[score.case]) / len(parts[score.case]) + 0.5 * unlike.get(score.case, 0)) + odd
-        for score, odd in zip(scored, noise, strict=True)
-    }
+    values = {}
+    for score, odd in zip(scored, noise, strict=True):
+        worth = sum(parts[score.case]) / len(parts[score.case]) + 0.5 * unlike.get(score.case, 0)
+        values[score.case] = math.log(worth + 0.5 * rare[score.case]) + odd
+    return values
 
 
 STRATEGIES: dict[str, tuple[Callable[[Pool], Values], str]] = {

@@ -15,8 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from maml_app.cases.case import Case
+from maml_app.cases.recipe import Network
 from maml_app.cases.series import Verdict
-from maml_app.cases.spec import Network, TaskSpec
+from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_image, read_label, write_label

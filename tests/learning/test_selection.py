@@ -10,7 +10,7 @@ import pytest
 from maml_app.cases.case import Case, FileRef, LabelRef
 from maml_app.cases.spec import TaskSpec
 from maml_app.learning.scores import CaseScore
-from maml_app.learning.selection import STRATEGIES, Pool, distances, rank
+from maml_app.learning.selection import STRATEGIES, Pool, distances, rank, rarity
 
 
 def case(name: str, *modalities: str, labelled: bool = False) -> Case:
@@ -127,3 +127,15 @@ def test_reasons_name_what_is_missing_and_rare(spec: TaskSpec) -> None:
 def test_nothing_waits_and_nothing_is_scored(spec: TaskSpec, strategy: str) -> None:
     assert rank(strategy, Pool([], [], {}, spec)) == []
     assert len(rank(strategy, Pool([case("a"), case("b")], [], {}, spec))) == 2
+
+
+def test_a_pattern_of_missing_modalities_that_no_label_has_is_rare(spec: TaskSpec) -> None:
+    waiting = [case("whole"), case("no_pet", "ct", "mr_t1"), case("no_ct", "pet", "mr_t1")]
+    labelled = [case(f"known_{n}", labelled=True) for n in range(3)] + [case("known_3", "ct", "mr_t1", labelled=True)]
+    given = Pool(waiting, labelled, {}, spec)
+    assert rarity(given) == {"whole": 0, "no_pet": pytest.approx(0.5), "no_ct": pytest.approx(0.75)}
+    alike = Pool(waiting[:1] * 2, labelled, {}, spec)
+    assert rarity(alike) == {"whole": 0}
+    scores = {one.id: score(one.id) for one in waiting}
+    tops = [rank("maml", Pool(waiting, labelled, scores, spec, seed))[0].case for seed in range(40)]
+    assert tops.count("no_ct") > tops.count("whole") + 5

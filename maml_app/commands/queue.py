@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from maml_app.commands.models import DEFAULT_MODELS
+from maml_app.commands.progress import progress_bar
 from maml_app.errors import MamlError, ModelError
-from maml_app.model_commands import DEFAULT_MODELS
 from maml_app.stores.choice import choose_task, open_studies
 
 out = Console()
@@ -25,11 +26,16 @@ def queue(
     strategy: Annotated[str, typer.Option(help="maml, disagreement, entropy, diverse, foreground_random, …")] = "maml",
     score: Annotated[bool, typer.Option("--score", help="first score the cases that have no score yet")] = False,
     device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")] = "",
+    ray: Annotated[
+        str, typer.Option(help="score on a Ray cluster: its address, or `local` for the cores or GPUs of this machine")
+    ] = "",
+    workers: Annotated[int, typer.Option(min=0, help="on Ray, at most so many; 0: as many as there are")] = 0,
 ) -> None:
     """Print the cases that wait for a label, best first, each with its score and the reason."""
+    from maml_app.learning.cluster import score_on_cluster
     from maml_app.learning.predict import load_served, pick_device
     from maml_app.learning.registry import ModelRegistry
-    from maml_app.learning.scoring import ScoreStore, score_all
+    from maml_app.learning.scoring import COLD, ScoreStore, score_all
     from maml_app.learning.selection import STRATEGIES, Pool, rank
 
     if strategy not in STRATEGIES:
@@ -39,13 +45,24 @@ def queue(
     registry = ModelRegistry(models / spec.name)
     store = ScoreStore(registry.scores)
     cases = source.cases()
-    if score:
+    if score or ray:
         try:
             model = load_served(registry, spec, pick_device(device))
         except ModelError as error:
             out.print(f"{error}; scoring by what the images look like", soft_wrap=True)
             model = None
-        score_all(cases, model, spec, store, lambda case_id, problem: out.print(f"{case_id}: {problem or 'scored'}"))
+        version = model.version if model else COLD
+        with progress_bar(out, "scoring", len(store.waiting(cases, version))) as advance:
+
+            def tick(case_id: str, problem: str) -> None:
+                advance(case_id)
+                if problem:
+                    out.print(f"{case_id}: {problem}", soft_wrap=True)
+
+            if ray:
+                score_on_cluster(cases, version, spec, registry, ray, workers, tick)
+            else:
+                score_all(cases, model, spec, store, tick)
     waiting = [case for case in cases if case.label is None]
     labelled = [case for case in cases if case.label is not None]
     scores = store.best(registry.history(), [case.id for case in waiting])
