@@ -176,7 +176,7 @@ def train(
 def evaluate(
     studies: Studies,
     model: Annotated[Path, typer.Option(help="a model file written by train")],
-    out_dir: Annotated[Path, typer.Option("--out", help="folder for report.json and report.md")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder for the report: .json, .md, .html, and cases.csv")],
     task: TaskOption = "",
     against: Annotated[Path | None, typer.Option(help="another model's report.json to compare with by case")] = None,
     cases: Cases = "",
@@ -186,8 +186,10 @@ def evaluate(
     from maml_app.imaging.files import write_text
     from maml_app.learning.evaluate import compare
     from maml_app.learning.evaluate import evaluate as run
+    from maml_app.learning.figures import bars, boxes, panel, worst
     from maml_app.learning.predict import load_model, pick_device
-    from maml_app.learning.report import markdown
+    from maml_app.learning.report import markdown, page
+    from maml_app.learning.report import table as spreadsheet
 
     spec, source = _open(studies, task)
     labelled = [case for case in _chosen(source, cases) if case.label is not None]
@@ -199,7 +201,7 @@ def evaluate(
     if seen:
         out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
     with progress_bar(out, "scoring", len(labelled)) as tick:
-        report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick)
+        report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick, thorough=True)
     report["model"] = {
         "file": model.name,
         "network": loaded.checkpoint.plan["kind"],
@@ -208,10 +210,21 @@ def evaluate(
     }
     if other:
         report["against"] = {"file": other["model"]["file"], "subsets": compare(report, other)}
-    texts = {"report.json": json.dumps(report, indent=1), "report.md": markdown(report, spec)}
-    for name, text in texts.items():
-        write_text(out_dir / name, text)
-    out.print(markdown(report, spec))
+    text = markdown(report, spec)
+    figures = {"Mean Dice by subset of modalities": bars(report, spec), "Dice of the cases": boxes(report)}
+    for case in labelled:
+        if case.id in worst(report):
+            picture = panel(loaded.network, case, spec, loaded.checkpoint.patch, loaded.device)
+            figures[f"{case.id}, among the lowest Dice: truth green, answer red"] = picture
+    texts = {
+        "report.json": json.dumps(report, indent=1),
+        "report.md": text,
+        "cases.csv": spreadsheet(report),
+        "report.html": page(text, spec.title, figures),
+    }
+    for name, content in texts.items():
+        write_text(out_dir / name, content)
+    out.print(text)
     out.print(f"written to {out_dir}")
 
 

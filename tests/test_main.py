@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -76,6 +77,20 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     report = json.loads((tmp_path / "both" / "report.json").read_text())
     assert len(report["against"]["subsets"]) == 8
+    rows = list(csv.DictReader((tmp_path / "both" / "cases.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 7 * 2  # cases, subsets, structures
+    first = rows[0]
+    stored = report["details"][first["case"]][first["modalities"]][first["structure"]]
+    assert {key: first[key] for key in stored} == {
+        key: "" if value is None else str(value) for key, value in stored.items()
+    }
+    measures = report["measures"]["ct+pet+mr_t1"]["organ"]
+    assert measures["dice"] == pytest.approx(report["subsets"]["ct+pet+mr_t1"]["organ"])
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5  # bars, boxes, three cases
+    assert "<table>" in page
+    assert "http" not in page.replace("http-equiv", "")  # needs nothing from elsewhere
+    assert "| modalities | structure | Dice | NSD | HD95, mm |" in (tmp_path / "both" / "report.md").read_text()
     assert "Difference to `m.safetensors`, paired by case" in (tmp_path / "both" / "report.md").read_text()
     printed = call(
         "infer", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "masks",

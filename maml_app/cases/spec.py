@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from maml_app.cases.recipe import Network, Preprocess, Strict, Training
+from maml_app.cases.recipe import Network, Positive, Preprocess, Strict, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
 
@@ -75,6 +75,7 @@ class TaskSpec(Strict):
     reference: str = Field(description="the modality on whose axes and extent the network works when it is there")
     labels: tuple[Label, ...] = Field(min_length=1)
     regions: tuple[Region, ...] = ()
+    surface_tolerance_mm: Positive = Field(default=2.0, description="of the normalised surface Dice")
     label_files: tuple[str, ...] = ("label", "seg", "mask", "gt", "dseg")
     conventions: dict[str, dict[int, int]] = Field(default={}, description="other archives' mask values -> this task's")
     preprocess: Preprocess

@@ -1,11 +1,22 @@
-"""An evaluation as Markdown."""
+"""An evaluation as Markdown, as a table for spreadsheets, and as one page of HTML that needs no other file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markdown import Markdown
+
 from maml_app.cases.spec import TaskSpec
+
+STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
+    "td,th{border:1px solid #bbb;padding:.2em .6em;text-align:left}figure{margin:2em 0}img{max-width:100%}"
+)
 
 
 def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
@@ -25,6 +36,21 @@ def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
         lines.append(_row(subset, scores["cases"], *numbers, _between(scores["interval"])))
     blank = [""] * len(names)
     lines.append(_row("mean over subsets", "", *blank, _number(report["mean"]), _between(report["interval"])))
+    if "measures" in report:
+        heads = ("Dice", "NSD", "HD95, mm", "lesions found", "false positives", "volume error, ml", "bias, ml")
+        lines += ["", "## Beyond Dice", ""]
+        lines.append(
+            f"NSD: normalised surface Dice at {spec.surface_tolerance_mm:g} mm. A structure missing in truth or answer "
+            "alone has NSD 0 and the image's diagonal as HD95. Lesions are connected parts; found if a tenth is "
+            "marked; false positives a case. Volume error: mean absolute, bias: mean."
+        )
+        lines += ["", *_header("modalities", "structure", *heads)]
+        for subset, by_name in report["measures"].items():
+            for name, row in by_name.items():
+                shown = [_number(row[key], 3) for key in ("dice", "nsd")] + [_number(row["hd95_mm"], 1)]
+                shown += [_number(row["sensitivity"], 2), _number(row["false_positives"], 2)]
+                shown += [_number(row[key], 1) for key in ("volume_error_ml", "volume_bias_ml")]
+                lines.append(_row(subset, name, *shown))
     if "against" in report:
         lines += ["", f"## Difference to `{report['against']['file']}`, paired by case", ""]
         lines += _header("modalities", "cases", "difference", "interval")
@@ -38,6 +64,35 @@ def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table(report: dict[str, Any]) -> str:
+    """Every case, subset and structure with all measures, as CSV."""
+    rows = [
+        {"case": case_id, "modalities": subset, "structure": name, **scores}
+        for case_id, by_subset in report["details"].items()
+        for subset, by_name in by_subset.items()
+        for name, scores in by_name.items()
+    ]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def page(text: str, title: str, figures: Mapping[str, bytes]) -> str:
+    """The Markdown of an evaluation with figures (caption -> PNG) as one page of HTML."""
+    body = Markdown(extensions=["tables"]).convert(text)
+    shown = "".join(
+        f"<figure><img src='data:image/png;base64,{base64.b64encode(png).decode()}' alt='{html.escape(caption)}'>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, png in figures.items()
+    )
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body>{body}{shown}</body></html>"
+    )
+
+
 def _row(*cells: object) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -46,8 +101,8 @@ def _header(*cells: str) -> list[str]:
     return [_row(*cells), "|" + "---|" * len(cells)]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _between(interval: Sequence[float] | None) -> str:
