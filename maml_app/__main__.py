@@ -1,5 +1,5 @@
-"""The command line, without a server: `python -m maml_app check | train | evaluate | infer | queue | simulate |
-import-labels | phantom | models`."""
+"""The command line, without a server: `python -m maml_app check | plan | train | evaluate | infer | queue |
+simulate | import-labels | phantom | models`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.commands.archive import import_labels, print_series
 from maml_app.commands.models import models_app
+from maml_app.commands.plan import plan
 from maml_app.commands.progress import COLUMNS, progress_bar
 from maml_app.commands.queue import queue
 from maml_app.commands.simulate import simulate
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.command("import-labels")(import_labels)
+app.command()(plan)
 app.command()(queue)
 app.command()(simulate)
 out = Console()

@@ -141,7 +141,7 @@ def optimise(
         model = DistributedDataParallel(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
         )
-    criterion = MutualLearningLoss(spec.training.loss.model_dump())
+    criterion = MutualLearningLoss(spec.training.loss.model_dump(), list(spec.scored.values()))
     optimiser, schedule = _optimiser(spec, network)
     # an average over about the last tenth of the run
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]

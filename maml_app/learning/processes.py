@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 MEMORY_SHARE = 0.75  # of what is free when training starts, and of a GPU: the rest is for inference
 LONGEST_WAIT_S = 20.0  # so long at most training stands aside before a step, however many ask
 
@@ -48,6 +50,16 @@ def step_back(memory_gb: float = 0.0) -> float:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit), hard))
     return limit / 1e9
+
+
+def free_memory_gb() -> float:
+    """Memory of the GPU, or what is free of the machine's; 4 where the system does not tell."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
+    try:
+        return _kilobytes("meminfo", "MemAvailable") / 1e9
+    except (OSError, StopIteration):
+        return 4.0
 
 
 def _kilobytes(file: str, key: str) -> float:

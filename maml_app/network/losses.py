@@ -12,6 +12,10 @@ ranking      by how much the full fusion is worse than that of a subset: more mo
              not satisfied by making fewer modalities worse
 
 Both divergences soften the probabilities by `temperature` and are scaled by its square (Hinton, arXiv 1503.02531).
+Segmentation against truth is cross-entropy over the classes and Dice over what is scored: each class, or nested regions
+as BraTS has them, whose probability is the sum over their classes. So regions are trained as they are judged, and the
+answer stays one class a voxel.
+
 The early-fusion network has the first term only, on a random subset: that is modality dropout.
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.losses.dice import DiceCELoss
+from monai.losses.dice import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,13 +36,15 @@ class MutualLearningLoss(nn.Module):
 
     Args:
         weights: term name -> weight; a weight of 0 skips the term. `temperature` is that of the divergences.
+        regions: the classes of each region that is scored; every class but background by itself if None.
     """
 
-    def __init__(self, weights: dict[str, float]) -> None:
+    def __init__(self, weights: dict[str, float], regions: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
         self.weights = {name: weight for name, weight in weights.items() if name != "temperature"}
         self.temperature = weights["temperature"]
-        self.segmentation = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+        self.regions = regions
+        self.dice = DiceLoss(include_background=True, batch=True)
 
     def forward(self, outputs: Outputs, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weighted terms by name, and their sum as "total"; truth (B, X, Y, Z) holds class indices."""
@@ -75,8 +81,16 @@ class MutualLearningLoss(nn.Module):
         weights = [0.5**level for level in range(len(logits))]
         for weight, level in zip(weights, logits, strict=True):
             small = F.interpolate(truth[:, None].float(), size=level.shape[2:], mode="nearest-exact")
-            total = total + weight / sum(weights) * self.segmentation(level.float(), small)
+            total = total + weight / sum(weights) * self._segmentation(level.float(), small[:, 0].long())
         return total
+
+    def _segmentation(self, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        regions = self.regions or [(value,) for value in range(1, logits.shape[1])]
+        probabilities = torch.softmax(logits, dim=1)
+        said = torch.stack([probabilities[:, list(values)].sum(dim=1) for values in regions], dim=1)
+        true = torch.stack([torch.isin(truth, truth.new_tensor(values)) for values in regions], dim=1)
+        dice: torch.Tensor = self.dice(said, true.float())
+        return dice + F.cross_entropy(logits, truth)
 
 
 def foreground_kl(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from monai.losses.dice import DiceCELoss
 
 from maml_app.network.ensemble import Outputs
 from maml_app.network.losses import MutualLearningLoss, foreground_kl
@@ -108,3 +109,27 @@ def test_temperature_softens_and_keeps_the_size_of_the_gradient() -> None:
     t, s = 1 / (1 + math.exp(-1.0)), 1 / (1 + math.exp(-0.5))
     expected = 4 * (t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s)))
     assert float(foreground_kl(student, teacher, TRUTH, 2.0)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_segmentation_is_monais_dice_and_cross_entropy_where_nothing_is_nested() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 6, 6, 6, generator=generator)
+    truth = torch.randint(0, 4, (2, 6, 6, 6), generator=generator)
+    theirs = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)(logits, truth[:, None])
+    ours = MutualLearningLoss(WEIGHTS)(Outputs([logits]), truth)["fused"]
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_nested_regions_are_trained_as_regions() -> None:
+    """A mistake within a region costs no Dice of that region, only of those that tell its parts apart."""
+    truth = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+    truth[:, 2:6, 2:6, 2:6] = 2
+    truth[:, 3:5, 3:5, 3:5] = 3
+    right = torch.nn.functional.one_hot(truth, 4).permute(0, 4, 1, 2, 3).float() * 20
+    swapped = right[:, [0, 1, 3, 2]]  # 2 and 3 confused
+    nested = MutualLearningLoss(WEIGHTS, [(1, 2, 3), (1, 3), (3,)])
+    whole = MutualLearningLoss(WEIGHTS, [(1, 2, 3)])
+    entropy = float(torch.nn.functional.cross_entropy(swapped, truth))
+    assert float(whole(Outputs([swapped]), truth)["fused"]) == pytest.approx(entropy, abs=1e-4)
+    assert float(nested(Outputs([swapped]), truth)["fused"]) > entropy + 0.5
+    assert float(nested(Outputs([right]), truth)["fused"]) < 1e-3

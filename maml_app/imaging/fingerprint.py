@@ -1,0 +1,109 @@
+"""What labelled cases have in common, measured: the numbers that a training plan is made from.
+
+The idea is nnU-Net's (Isensee 2021, 10.1038/s41592-020-01008-z): what matters is read off the data, not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import LabelError
+from maml_app.imaging.files import read_grid, read_image
+from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.volume import Array, Grid, Volume
+
+Three = tuple[float, float, float]
+SAMPLES = 10_000  # foreground voxels remembered of each image
+MARGIN_HU = 10.0
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Numbers over labelled cases; axes are those nearest to R, A, S.
+
+    Attributes:
+        spacing_mm, size_mm: one entry a case, of the image that lends it its frame.
+        windows_hu: CT modality -> 0.5th and 99.5th percentile of what lies in the foreground.
+        lesions_ml: volumes of the connected parts of the foreground, over all cases, ascending.
+        missing: modality -> in how many cases it is missing.
+    """
+
+    cases: int
+    spacing_mm: tuple[Three, ...]
+    size_mm: tuple[Three, ...]
+    windows_hu: dict[str, tuple[float, float]]
+    lesions_ml: tuple[float, ...]
+    missing: dict[str, int]
+
+    @property
+    def median_spacing_mm(self) -> Array:
+        return np.asarray(np.median(self.spacing_mm, axis=0))
+
+    @property
+    def median_size_mm(self) -> Array:
+        return np.asarray(np.median(self.size_mm, axis=0))
+
+
+def take_fingerprint(
+    cases: Sequence[Case], spec: TaskSpec, tick: Callable[[str], None] = lambda case_id: None
+) -> Fingerprint:
+    """Measure labelled cases.
+
+    Raises:
+        LabelError: none of them has a final label.
+        CaseError: a file that cannot be read.
+    """
+    labelled = [case for case in cases if case.label is not None]
+    if not labelled:
+        raise LabelError(f"expected at least one case with a final label, got none among {len(cases)} cases")
+    spacings, sizes, lesions = [], [], []
+    values: dict[str, list[Array]] = {m.name: [] for m in spec.modalities if m.kind == "CT"}
+    for case in labelled:
+        frame = read_grid(case.images[case.frame_modality(spec.preference)])
+        order = nib.orientations.io_orientation(frame.affine)[:, 0].astype(int)
+        spacings.append(_ordered(np.array(frame.spacing_mm), order))
+        sizes.append(_ordered(np.array(frame.spacing_mm) * frame.shape, order))
+        label = read_case_label(case, spec)
+        parts, count = ndimage.label(label.voxels > 0, np.ones((3, 3, 3)))
+        lesions += (np.bincount(parts.ravel(), minlength=count + 1)[1:] * label.grid.voxel_ml).tolist()
+        for name, found in values.items():
+            if name in case.images:
+                found.append(_foreground(read_image(case.images[name]), label))
+        tick(case.id)
+    windows = {name: _window(np.concatenate(found)) for name, found in values.items() if found}
+    missing = {name: sum(name not in case.images for case in labelled) for name in spec.modality_names}
+    return Fingerprint(
+        len(labelled),
+        tuple(spacings),
+        tuple(sizes),
+        {name: window for name, window in windows.items() if window},
+        tuple(sorted(round(volume, 4) for volume in lesions)),
+        missing,
+    )
+
+
+def _ordered(values: Array, order: Array) -> Three:
+    result = np.zeros(3)
+    result[order] = values
+    return float(result[0]), float(result[1]), float(result[2])
+
+
+def _foreground(image: Volume, label: Volume) -> Array:
+    grid: Grid = image.grid
+    inside = image.voxels[resample_label(label.voxels, label.grid, grid) > 0]
+    return np.asarray(np.random.default_rng(0).permutation(inside)[:SAMPLES])
+
+
+def _window(values: Array) -> tuple[float, float] | None:
+    if not len(values):
+        return None
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(np.floor(low - MARGIN_HU)), float(np.ceil(high + MARGIN_HU))
