@@ -123,7 +123,8 @@ def _strides(patch: Array, spacing: Array) -> tuple[Ints, ...]:
 def step_memory_gb(network: Network, spec: TaskSpec, patch: Ints) -> float:
     """What a training step on one case takes: saved activations, measured on a small patch and scaled, and weights."""
     divisor = np.array(network.divisor)
-    small = _ints(divisor * np.maximum(1, 16 // divisor))
+    # normalisation wants more than one voxel at the coarsest level
+    small = _ints(divisor * np.maximum((2, 1, 1), 16 // divisor))
     module = build_network(len(spec.modalities), spec.classes, network.model_dump()).train()
     saved: dict[int, int] = {}
 
