@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from maml_app.__main__ import app
 from maml_app.cases.spec import load_task
-from maml_app.imaging.files import write_atomically
+from maml_app.imaging.files import write_bytes
 from maml_app.imaging.phantom import write_cases
 from maml_app.learning.predict import Model
 from maml_app.learning.scoring import score_case
@@ -69,12 +68,8 @@ def main(
     scored = [score_case(case, model, spec) for case in cases[START:]]
     scored.sort(key=lambda one: -one[0].disagreement)
     for place, (score, picture) in enumerate(scored[:PICTURES], start=1):
-        write_atomically(out_dir / f"disagreement_{place}.png", partial(_fill, content=picture))
+        write_bytes(out_dir / f"disagreement_{place}.png", picture)
         out.print(f"{place}. {score.case}: the experts differ by {score.disagreement:.3f} nats")
-
-
-def _fill(part: Path, content: bytes) -> None:
-    part.write_bytes(content)
 
 
 if __name__ == "__main__":

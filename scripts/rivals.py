@@ -21,12 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.errors import MamlError
-from maml_app.imaging.files import write_text
+from maml_app.imaging.files import write_bytes, write_text
 from maml_app.learning.evaluate import case_means, evaluate, subset_name, summarise
+from maml_app.learning.figures import inside
 from maml_app.learning.metrics import bootstrap_interval, mean
-from maml_app.learning.predict import pick_device
+from maml_app.learning.predict import load_model, pick_device
+from maml_app.learning.registry import store_model
 from maml_app.learning.train import train
-from maml_app.network.ensemble import build_network
+from maml_app.network.ensemble import MamlEnsemble, build_network
 from maml_app.stores.choice import choose_task
 from maml_app.stores.folder import FolderStore
 
@@ -99,11 +101,15 @@ def splits(cases: list[Case], test: str, folds: int) -> list[list[str]]:
     return [[case.id for case in cases if case.patient_id in patients[fold::folds]] for fold in range(folds)]
 
 
-def run_unit(spec: TaskSpec, cases: list[Case], held: list[str], seed: int, device: torch.device, out_dir: Path) -> Any:
+def run_unit(
+    spec: TaskSpec, cases: list[Case], held: list[str], seed: int, device: torch.device, out_dir: Path, model: Path
+) -> dict[str, Any]:
+    """Train on all but the held cases, keep the model, and score it on them."""
     began = time.monotonic()
     training = [case for case in cases if case.id not in held]
     result = train(spec, training, seed=seed, device=device, prepared=out_dir / "prepared")
     minutes = (time.monotonic() - began) / 60
+    store_model(model, result.network, result.checkpoint)
     scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)
     return {
         "minutes": round(minutes, 2),
@@ -173,6 +179,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="without it as in task.yaml")] = None,
     device: Annotated[str, typer.Option(help="cuda, cpu; without it the GPU if there is one")] = "",
+    picture: Annotated[bool, typer.Option("--picture", help="also draw what goes on in the ensemble")] = False,
 ) -> None:
     """Train and score variants of a task's network and loss; print and write the table."""
     groups = {"rivals": list(RIVALS), "ablations": list(ABLATIONS), "all": list(VARIANTS)}
@@ -195,7 +202,8 @@ def main(
                 if path.exists() or not _claimed(claim):
                     continue
                 try:
-                    unit = run_unit(changed(spec, change), cases, held, seed, where, out_dir)
+                    model = out_dir / "models" / f"{path.stem}.safetensors"
+                    unit = run_unit(changed(spec, change), cases, held, seed, where, out_dir, model)
                     write_text(path, json.dumps(unit, indent=1))
                 finally:
                     claim.unlink()
@@ -204,8 +212,19 @@ def main(
                     f"{name}, split {number}, seed {seed}: mean over subsets {scores['mean']:.3f}, "
                     f"all modalities {scores['full']:.3f}, {unit['minutes']} min"
                 )
+    if picture:
+        _picture(spec, cases, splits(cases, test, folds)[0], out_dir)
     write_text(out_dir / "table.md", table(spec, out_dir, list(VARIANTS)))
     out.print(table(spec, out_dir, list(VARIANTS)), markup=False, soft_wrap=True)
+
+
+def _picture(spec: TaskSpec, cases: list[Case], held: list[str], out_dir: Path) -> None:
+    """What each expert of our first model sees in the first held case, the attention, and the fused result."""
+    model = load_model(out_dir / "models" / f"{OURS}-0-0.safetensors", changed(spec, {}), OURS, torch.device("cpu"))
+    assert isinstance(model.network, MamlEnsemble)
+    case = next(case for case in cases if case.id in held and not case.missing(spec.modality_names))
+    content = inside(model.network, case, spec, spec.training.patch, model.device)
+    write_bytes(out_dir / "inside.png", content)
 
 
 def _claimed(path: Path) -> bool:

@@ -57,6 +57,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, fill)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes to a file, whole or not at all; errors as of `write_atomically`."""
+
+    def fill(part: Path) -> None:
+        part.write_bytes(content)
+
+    write_atomically(path, fill)
+
+
 def write_image(path: Path, volume: Volume) -> None:
     """Write an image as NIfTI, atomically: int16 where that loses nothing, as with CT, else float32."""
     voxels = np.asarray(volume.voxels, dtype=np.float32)

@@ -12,10 +12,11 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.geometry import resample
-from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.imaging.preprocess import Prepared, prepare, prepare_label
 from maml_app.imaging.volume import Array, Volume
 from maml_app.learning.evaluate import answers, case_means
-from maml_app.network.ensemble import SegmentationNetwork
+from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
+from maml_app.network.window import predict_attention, predict_opinions
 
 WORST = 3
 
@@ -78,16 +79,58 @@ def panel(
     return _png(figure)
 
 
+def inside(network: MamlEnsemble, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device) -> bytes:
+    """What goes on in the ensemble: each modality's image, its expert's opinion, and the attention that it gets.
+
+    On the network's grid, at the slice with most foreground in the truth; last the fused opinion, and the truth.
+    """
+    prepared = prepare(case, spec)
+    images, presence = prepared.images.to(device), prepared.presence.to(device)
+    opinions = predict_opinions(network, images, presence, patch)
+    attention = predict_attention(network, images, presence, patch)
+    truth = prepare_label(case, spec, prepared.grid) > 0
+    place = int(truth.sum(axis=(0, 1)).argmax())
+    rows = [*opinions.experts]
+    figure, axes = _figure(7.5, 2.4 * (len(rows) + 1), 3, len(rows) + 1)
+    span = (0.0, float(attention.max()))
+    for row, index in enumerate(rows):
+        name = spec.modality_names[index]
+        _show(axes[row, 0], prepared.images[index], place, name, truth, "gray")
+        _show(axes[row, 1], 1 - opinions.experts[index][0], place, f"expert of {name}", truth, "magma", (0, 1))
+        _show(axes[row, 2], attention[index], place, f"attention to {name}", truth, "viridis", span)
+    _show(axes[-1, 0], 1 - opinions.fused[0], place, "fused", truth, "magma", (0, 1))
+    _show(axes[-1, 1], torch.from_numpy(truth), place, "truth", truth, "gray", (0, 1))
+    axes[-1, 2].set_axis_off()
+    return _png(figure)
+
+
+def _show(
+    axes: Any,
+    values: torch.Tensor,
+    place: int,
+    title: str,
+    truth: Array,
+    colours: str,
+    span: tuple[float, float] | None = None,
+) -> None:
+    low, high = span or (None, None)
+    axes.imshow(np.asarray(values[:, :, place]).T, cmap=colours, origin="lower", vmin=low, vmax=high)
+    if truth[:, :, place].any():
+        axes.contour(truth[:, :, place].T, levels=[0.5], colors=["#40e060"], linewidths=[1.0])
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+
+
 def _on_label(prepared: Prepared, index: int, truth: Volume) -> Array:
     image = prepared.images[index]
     return np.asarray(resample(image, prepared.grid, truth.grid, fill=float(image.min())))
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns)
 
 
 def _png(figure: Any) -> bytes:

@@ -19,7 +19,7 @@ import torch
 from maml_app.cases.case import Case, check_id
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, StudiesError
-from maml_app.imaging.files import write_atomically, write_text
+from maml_app.imaging.files import write_bytes, write_text
 from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.learning.predict import Model
 from maml_app.learning.scores import CaseScore, score_opinions
@@ -75,7 +75,7 @@ class ScoreStore:
         folder = self.root / score.version
         try:
             if picture:
-                write_atomically(folder / f"{score.case}.png", lambda part: _fill(part, picture))
+                write_bytes(folder / f"{score.case}.png", picture)
             write_text(folder / f"{score.case}.json", json.dumps(asdict(score)))
         except OSError as error:
             raise StudiesError(f"{folder}: scores could not be written ({error})") from None
@@ -85,10 +85,6 @@ class ScoreStore:
         scores = self.read(version, [case.id for case in cases])
         stale = [case for case in cases if case.id not in scores or set(scores[case.id].present) != set(_present(case))]
         return sorted(stale, key=lambda case: case.label is not None)
-
-
-def _fill(part: Path, content: bytes) -> None:
-    part.write_bytes(content)
 
 
 def _present(case: Case) -> tuple[str, ...]:

@@ -108,6 +108,11 @@ class MamlEnsemble(nn.Module):
 
     def fuse(self, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, X, Y, Z) from what `decode` returned, of those present alone."""
+        return self._attend(features, opinions, presence)[0]
+
+    def _attend(
+        self, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         kept = [f * _column(presence, i) for i, f in enumerate(features)]
         if self.trust is not None:
             said = {index: _scatter(logits[0], rows) for index, (rows, logits) in opinions.items()}
@@ -116,8 +121,12 @@ class MamlEnsemble(nn.Module):
             weights = torch.softmax((self.trust * agreed).masked_fill(~presence, float("-inf")), dim=1)
             weights = weights * presence.sum(dim=1, keepdim=True)
             kept = [f * weights[:, i, None, None, None, None] for i, f in enumerate(kept)]
-        logits: torch.Tensor = self.head(kept, presence)[0]
-        return logits
+        logits, attention = self.head(kept, presence)
+        return logits, attention
+
+    def attention(self, images: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+        """How much the head looks at each modality (B, M, X, Y, Z): its attention, averaged over features."""
+        return self._attend(*self.decode(self.encode(images, presence), presence), presence)[1].mean(dim=2)
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, subset: torch.Tensor | None = None) -> Outputs:
         encoded = self.encode(images, presence)

@@ -61,6 +61,15 @@ def predict_subsets(
     return stacked.reshape(len(presences), -1, *stacked.shape[1:])
 
 
+@torch.inference_mode()
+def predict_attention(
+    network: MamlEnsemble, images: torch.Tensor, presence: torch.Tensor, patch: Sequence[int]
+) -> torch.Tensor:
+    """How much the ensemble's head looks at each modality, (M, X, Y, Z) on the CPU; 0 where one is absent."""
+    network.eval()
+    return _slide(images, patch, lambda window: network.attention(window, presence[None]).float())
+
+
 @dataclass(frozen=True, eq=False)
 class Opinions:
     """What the ensemble and each of its experts say of one case.
