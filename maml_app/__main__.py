@@ -3,27 +3,35 @@ simulate | import-labels | phantom | models`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from maml_app.cases.case import Case
-from maml_app.cases.source import CaseSource
-from maml_app.cases.spec import TaskSpec
 from maml_app.commands.archive import import_labels, print_series
+from maml_app.commands.common import (
+    COLUMNS,
+    Cases,
+    Device,
+    Studies,
+    TaskOption,
+    chosen_cases,
+    open_task,
+    out,
+    progress_bar,
+)
+from maml_app.commands.evaluate import evaluate
 from maml_app.commands.models import models_app
 from maml_app.commands.plan import plan
-from maml_app.commands.progress import COLUMNS, progress_bar
 from maml_app.commands.queue import queue
 from maml_app.commands.simulate import simulate
-from maml_app.errors import CaseError, MamlError, StudiesError
-from maml_app.stores.choice import choose_task, is_archive, open_archive, open_studies
+from maml_app.errors import CaseError, MamlError
+from maml_app.stores.choice import choose_task, is_archive, open_archive
 
 app = typer.Typer(
     help="Multi-modal segmentation of cases: check studies, train an ensemble, evaluate it, segment with it.",
@@ -33,48 +41,10 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.command("import-labels")(import_labels)
+app.command()(evaluate)
 app.command()(plan)
 app.command()(queue)
 app.command()(simulate)
-out = Console()
-
-Studies = Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")]
-TaskOption = Annotated[
-    str, typer.Option(help="a shipped task's name or a path to a task.yaml; without it the one that fits the studies")
-]
-Cases = Annotated[str, typer.Option(help="only these cases: ids with commas between, or @FILE with one id a line")]
-Device = Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")]
-
-
-def _open(studies: str, task: str) -> tuple[TaskSpec, CaseSource]:
-    spec = choose_task(studies, task)
-    return spec, open_studies(studies, spec)
-
-
-def _chosen(source: CaseSource, cases: str) -> list[Case]:
-    every = source.cases()
-    if not cases:
-        return every
-    try:
-        text = Path(cases[1:]).read_text(encoding="utf-8") if cases.startswith("@") else cases
-    except (OSError, ValueError) as error:
-        raise CaseError(f"--cases {cases}: expected a text file with one id a line, got: {error}") from None
-    wanted = text.replace(",", " ").split()
-    known = {case.id: case for case in every}
-    unknown = [case_id for case_id in wanted if case_id not in known]
-    if unknown:
-        raise CaseError(f"--cases: expected ids of the studies, got unknown {', '.join(unknown)}")
-    return [known[case_id] for case_id in wanted]
-
-
-def _report(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudiesError(f"{path}: expected a report.json written by evaluate, got: {error}") from None
-    if not isinstance(content, dict) or not {"subsets", "cases", "model"} <= set(content):
-        raise StudiesError(f"{path}: expected a report.json written by evaluate, got other JSON")
-    return content
 
 
 @app.command()
@@ -89,7 +59,7 @@ def check(
     """
     from maml_app.imaging.check import inspect
 
-    spec, source = _open(studies, task)
+    spec, source = open_task(studies, task)
     if is_archive(studies):
         print_series(open_archive(studies, spec))
         if not read:
@@ -99,7 +69,7 @@ def check(
     for heading in ("case", "images", "missing", "label", "problems"):
         table.add_column(heading, overflow="fold")
     bad = 0
-    with progress_bar(out, "reading", len(cases)) as tick:
+    with progress_bar("reading", len(cases)) as tick:
         for case in cases:
             finding = inspect(case, spec)
             bad += bool(finding.problems)
@@ -136,6 +106,7 @@ def train(
     device: Device = "",
 ) -> None:
     """Train on the studies' labels and write one model file."""
+    from maml_app.imaging.files import write_text
     from maml_app.learning.distributed import join_torchrun
     from maml_app.learning.optimise import Progress as Step
     from maml_app.learning.optimise import ranks
@@ -143,7 +114,7 @@ def train(
     from maml_app.learning.registry import store_model
     from maml_app.learning.train import train as run
 
-    spec, source = _open(studies, task)
+    spec, source = open_task(studies, task)
     training = (
         spec.training.model_dump() | ({"steps": steps} if steps else {}) | ({} if validate else {"validation": 0.0})
     )
@@ -164,70 +135,17 @@ def train(
                 out.print(str(step))
 
         chosen = join_torchrun(device) or pick_device(device)
-        result = run(spec, _chosen(source, cases), seed=seed, device=chosen, report=show)
+        result = run(spec, chosen_cases(source, cases), seed=seed, device=chosen, report=show)
     if ranks()[0] > 0:
         return  # under torchrun the first process writes
     store_model(out_file, result.network, result.checkpoint)
+    # beside the model, for people: what it was trained for and how; the file may be used as a task.yaml again
+    described = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    write_text(out_file.with_suffix(".yaml"), described)
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:
         validation = result.validation
         out.print(f"validation Dice: mean over subsets {validation['mean']}, all modalities {validation['full']}")
-
-
-@app.command()
-def evaluate(
-    studies: Studies,
-    model: Annotated[Path, typer.Option(help="a model file written by train")],
-    out_dir: Annotated[Path, typer.Option("--out", help="folder for the report: .json, .md, .html, and cases.csv")],
-    task: TaskOption = "",
-    against: Annotated[Path | None, typer.Option(help="another model's report.json to compare with by case")] = None,
-    cases: Cases = "",
-    device: Device = "",
-) -> None:
-    """Score a model on the studies' labels, under every subset of modalities."""
-    from maml_app.imaging.files import write_text
-    from maml_app.learning.evaluate import compare
-    from maml_app.learning.evaluate import evaluate as run
-    from maml_app.learning.figures import bars, boxes, panel, worst
-    from maml_app.learning.predict import load_model, pick_device
-    from maml_app.learning.report import markdown, page
-    from maml_app.learning.report import table as spreadsheet
-
-    spec, source = _open(studies, task)
-    labelled = [case for case in _chosen(source, cases) if case.label is not None]
-    if not labelled:
-        raise CaseError(f"{studies}: expected cases with a label to score against, got none")
-    other = _report(against) if against else None
-    loaded = load_model(model, spec, model.name, pick_device(device))
-    seen = sorted(set(loaded.checkpoint.notes["trained_on"]) & {case.id for case in labelled})
-    if seen:
-        out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
-    with progress_bar(out, "scoring", len(labelled)) as tick:
-        report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick, thorough=True)
-    report["model"] = {
-        "file": model.name,
-        "network": loaded.checkpoint.plan["kind"],
-        "trained_on_scored_cases": seen,
-        **loaded.checkpoint.notes,
-    }
-    if other:
-        report["against"] = {"file": other["model"]["file"], "subsets": compare(report, other)}
-    text = markdown(report, spec)
-    figures = {"Mean Dice by subset of modalities": bars(report, spec), "Dice of the cases": boxes(report)}
-    for case in labelled:
-        if case.id in worst(report):
-            picture = panel(loaded.network, case, spec, loaded.checkpoint.patch, loaded.device)
-            figures[f"{case.id}, among the lowest Dice: truth green, answer red"] = picture
-    texts = {
-        "report.json": json.dumps(report, indent=1),
-        "report.md": text,
-        "cases.csv": spreadsheet(report),
-        "report.html": page(text, spec.title, figures),
-    }
-    for name, content in texts.items():
-        write_text(out_dir / name, content)
-    out.print(text)
-    out.print(f"written to {out_dir}")
 
 
 @app.command()
@@ -246,10 +164,10 @@ def infer(
     from maml_app.imaging.preprocess import from_task_values
     from maml_app.learning.predict import load_model, pick_device, segment
 
-    spec, source = _open(studies, task)
+    spec, source = open_task(studies, task)
     loaded = load_model(model, spec, model.name, pick_device(device))
-    chosen = _chosen(source, cases)
-    with progress_bar(out, "segmenting", len(chosen)) as tick:
+    chosen = chosen_cases(source, cases)
+    with progress_bar("segmenting", len(chosen)) as tick:
         for case in chosen:
             found, asked = source.resolve(f"{case.id}@{grid}" if grid else case.id)
             result = segment(loaded, found, asked, spec)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from maml_app.__main__ import main
+from maml_app.cases.spec import load_task
 from maml_app.imaging.files import read_label
 from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint
@@ -64,6 +65,8 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
     for network in ("maml", "early-fusion"):
         printed = call("train", "--studies", studies, "--task", toy, "--out", model, "--steps", 2, "--network", network)
         assert f"model written to {model}" in printed
+        described = load_task(model.with_suffix(".yaml"))
+        assert (described.network.kind, described.training.steps) == (network, 2)
         assert "loss" in printed
         call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / network)
         report = json.loads((tmp_path / network / "report.json").read_text())

@@ -9,20 +9,16 @@ from typing import Annotated
 import numpy as np
 import typer
 import yaml
-from rich.console import Console
 
 from maml_app.cases.spec import parse_task
-from maml_app.commands.progress import progress_bar
+from maml_app.commands.common import Studies, TaskOption, open_task, out, progress_bar
 from maml_app.errors import TaskSpecError
-from maml_app.stores.choice import choose_task, open_studies
-
-out = Console()
 
 
 def plan(
-    studies: Annotated[str, typer.Option(help="labelled studies: a folder, a MONAI datalist JSON, a DICOMweb address")],
+    studies: Studies,
     out_file: Annotated[Path, typer.Option("--out", help="the task.yaml to write; must not be there yet")],
-    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
+    task: TaskOption = "",
     memory_gb: Annotated[
         float, typer.Option(min=0, help="what a training step may take; 0: half of the GPU, or of the free memory")
     ] = 0.0,
@@ -38,9 +34,9 @@ def plan(
 
     if out_file.exists():
         raise TaskSpecError(f"{out_file}: expected a file that is not there yet, so that none of yours is overwritten")
-    spec = choose_task(studies, task)
-    cases = [case for case in open_studies(studies, spec).cases() if case.label is not None]
-    with progress_bar(out, "measuring", len(cases)) as tick:
+    spec, source = open_task(studies, task)
+    cases = [case for case in source.cases() if case.label is not None]
+    with progress_bar("measuring", len(cases)) as tick:
         found = take_fingerprint(cases, spec, tick)
     made = make_plan(found, spec, memory_gb or free_memory_gb() / 2)
     sizes = " x ".join(f"{side:.0f}" for side in found.median_size_mm)

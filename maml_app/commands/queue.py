@@ -6,26 +6,22 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, progress_bar
 from maml_app.commands.models import DEFAULT_MODELS
-from maml_app.commands.progress import progress_bar
 from maml_app.errors import MamlError, ModelError
-from maml_app.stores.choice import choose_task, open_studies
-
-out = Console()
 
 
 def queue(
-    studies: Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")],
-    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
+    studies: Studies,
+    task: TaskOption = "",
     models: Annotated[
         Path, typer.Option(help="where a server keeps its models and scores (its --conf models)")
     ] = DEFAULT_MODELS,
     strategy: Annotated[str, typer.Option(help="maml, disagreement, entropy, diverse, foreground_random, …")] = "maml",
     score: Annotated[bool, typer.Option("--score", help="first score the cases that have no score yet")] = False,
-    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")] = "",
+    device: Device = "",
     ray: Annotated[
         str, typer.Option(help="score on a Ray cluster: its address, or `local` for the cores or GPUs of this machine")
     ] = "",
@@ -40,8 +36,7 @@ def queue(
 
     if strategy not in STRATEGIES:
         raise MamlError(f"--strategy: expected one of {list(STRATEGIES)}, got {strategy!r}")
-    spec = choose_task(studies, task)
-    source = open_studies(studies, spec)
+    spec, source = open_task(studies, task)
     registry = ModelRegistry(models / spec.name)
     store = ScoreStore(registry.scores)
     cases = source.cases()
@@ -52,7 +47,7 @@ def queue(
             out.print(f"{error}; scoring by what the images look like", soft_wrap=True)
             model = None
         version = model.version if model else COLD
-        with progress_bar(out, "scoring", len(store.waiting(cases, version))) as advance:
+        with progress_bar("scoring", len(store.waiting(cases, version))) as advance:
 
             def tick(case_id: str, problem: str) -> None:
                 advance(case_id)

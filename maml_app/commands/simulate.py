@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from maml_app.commands.common import Device, Studies, TaskOption, open_task, out
 from maml_app.errors import CaseError
-from maml_app.stores.choice import choose_task, open_studies
-
-out = Console()
 
 
 def simulate(
-    studies: Annotated[str, typer.Option(help="labelled studies: a folder, a MONAI datalist JSON, a DICOMweb address")],
+    studies: Studies,
     out_dir: Annotated[Path, typer.Option("--out", help="folder for the reports, the curves and the states")],
-    task: Annotated[str, typer.Option(help="a shipped task's name or a path to a task.yaml")] = "",
+    task: TaskOption = "",
     strategies: Annotated[
         str, typer.Option(help="names with commas between")
     ] = "random,foreground_random,entropy,disagreement,maml",
@@ -33,7 +30,7 @@ def simulate(
         str, typer.Option(help="ids of the test cases, with commas between; without it the validation patients")
     ] = "",
     steps: Annotated[int | None, typer.Option(min=1, help="training steps a round; without it as in task.yaml")] = None,
-    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")] = "",
+    device: Device = "",
 ) -> None:
     """Play annotation with each strategy and draw the learning curves; stopped at any moment, it goes on where it was.
 
@@ -47,7 +44,7 @@ def simulate(
     from maml_app.learning.simulate import simulate as play
     from maml_app.learning.split import split
 
-    spec = choose_task(studies, task)
+    spec, source = open_task(studies, task)
     if steps:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"steps": steps})})
     plan = Plan(
@@ -58,7 +55,7 @@ def simulate(
         at_most=at_most,
         seeds=tuple(range(first_seed, first_seed + seeds)),
     )
-    labelled = [case for case in open_studies(studies, spec).cases() if case.label is not None]
+    labelled = [case for case in source.cases() if case.label is not None]
     wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
     unknown = sorted(wanted - {case.id for case in labelled})
     if unknown:

@@ -6,12 +6,16 @@ What is empty in both truth and answer is not scored (None); what is empty in on
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from maml_app.imaging.volume import Array
+
+# MONAI warns of its own call, once a process
+warnings.filterwarnings("ignore", message="monai.metrics.utils get_mask_edges")
 
 TOUCH = np.ones((3, 3, 3))  # voxels that share a corner belong to one lesion
 FOUND = 0.1  # share of a lesion that must be marked

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from maml_app.errors import ModelError
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from maml_app.network.ensemble import build_network
-from maml_app.network.window import predict, predict_subsets
+from maml_app.network.ensemble import MamlEnsemble, build_network
+from maml_app.network.window import predict, predict_attention, predict_subsets
 from tests.network.test_ensemble import PLAN
 
 CPU = torch.device("cpu")
@@ -71,3 +71,15 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
     save_checkpoint(model, build_network(2, 2, PLAN), CHECKPOINT)
     with pytest.raises(ModelError, match="expected weights of the network it describes"):
         load_checkpoint(model, "toy", "abc", CPU)
+
+
+def test_attention_is_shared_among_those_present() -> None:
+    torch.manual_seed(0)
+    plan = {"kind": "maml", "head": "light", "channels": [4, 6], "strides": [(1, 1, 1), (2, 2, 2)]}
+    net = build_network(3, 2, plan)
+    assert isinstance(net, MamlEnsemble)
+    images, presence = torch.randn(3, 20, 12, 9), torch.tensor([True, False, True])
+    attention = predict_attention(net, images, presence, (8, 8, 8))
+    assert attention.shape == (3, 20, 12, 9)
+    assert not attention[1].any()
+    assert torch.allclose(attention.sum(dim=0), torch.ones(20, 12, 9), atol=1e-4)

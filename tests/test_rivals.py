@@ -1,0 +1,73 @@
+"""The study of rivals and ablations, at toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.imaging.phantom import write_cases
+from scripts.rivals import ABLATIONS, OURS, RIVALS, VARIANTS, arithmetic, changed, main
+from tests.conftest import TOY
+
+app = typer.Typer()
+app.command()(main)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_task_that_can_be_trained(spec: TaskSpec, name: str) -> None:
+    variant = changed(spec, VARIANTS[name])
+    assert variant.signature() == spec.signature()  # the same cases, prepared alike
+    assert variant.training.validation == 0
+    if name != OURS:
+        assert variant != changed(spec, {})
+
+
+def test_rivals_and_ablations_are_told_apart() -> None:
+    assert not set(RIVALS) & set(ABLATIONS)
+    assert next(iter(VARIANTS)) == OURS
+
+
+def test_the_early_fusion_rival_has_our_arithmetic_or_twice_that() -> None:
+    spec = parse_task(TOY.replace("channels: [4, 6]", "channels: [8, 16]"), "toy.yaml")
+    ours, equal, double = (
+        arithmetic(changed(spec, VARIANTS[name]))
+        for name in (OURS, "early_fusion_dropout", "early_fusion_dropout_double")
+    )
+    assert equal == pytest.approx(ours, rel=0.15)
+    assert double == pytest.approx(2 * ours, rel=0.15)
+
+
+def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) -> None:
+    write_cases(tmp_path / "studies", spec, count=4, seed=3, size=16)
+    (tmp_path / "task.yaml").write_text(TOY)
+    command = [str(tmp_path / "studies"), str(tmp_path / "out"), "--task", str(tmp_path / "task.yaml"), "--steps", "1"]
+    command += ["--folds", "2", "--seeds", "2", "--device", "cpu"]
+    some = CliRunner().invoke(app, [*command, "--variants", OURS], env={"COLUMNS": "200"})
+    assert some.exit_code == 0, some.output
+    units = sorted((tmp_path / "out" / "units").iterdir())
+    assert [path.name for path in units] == [f"{OURS}-{fold}-{seed}.json" for fold in (0, 1) for seed in (0, 1)]
+    # as if stopped after the first and killed while doing another
+    (units[0].with_suffix(".claim")).write_text("999999999")
+    units[0].unlink()
+    before = units[1].stat().st_mtime_ns
+    command += ["--variants", f"{OURS},single_unets_averaged,early_fusion", "--picture"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert units[1].stat().st_mtime_ns == before
+    assert not list((tmp_path / "out" / "units").glob("*.claim"))
+    unit = json.loads(units[0].read_text())
+    assert sorted(unit["cases"]) == ["phantom_000", "phantom_002"]  # every second patient
+    table = (tmp_path / "out" / "table.md").read_text()
+    rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in table.splitlines()[2:]}
+    assert set(rows) == {OURS, "single_unets_averaged", "early_fusion"}
+    assert rows[OURS][1] == "4"
+    assert "to" in rows["early_fusion"][-1]  # an interval of the difference
+    assert (tmp_path / "out" / "inside.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 12
+    wrong = CliRunner().invoke(app, [*command, "--variants", "nobody"])
+    assert wrong.exit_code == 2
