@@ -29,7 +29,7 @@ START, PICTURES = 2, 3
 def main(
     out_dir: Annotated[Path, typer.Argument(help="folder for the cases, the reports and the pictures")],
     count: Annotated[int, typer.Option(min=12, help="synthetic cases")] = 30,
-    seeds: Annotated[int, typer.Option(min=1)] = 4,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Play annotation on synthetic cases, under ten minutes on two cores; then draw where the experts disagree most."""
     torch.set_num_threads(1)
@@ -44,7 +44,7 @@ def main(
         "strategies": "random,entropy,disagreement,maml",
         "start": START,
         "batch": 2,
-        "rounds": 4,
+        "rounds": 3,
         "device": "cpu",
     }
     command = ["simulate", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
