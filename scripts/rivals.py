@@ -27,6 +27,7 @@ from maml_app.learning.figures import inside
 from maml_app.learning.metrics import bootstrap_interval, mean
 from maml_app.learning.predict import load_model, pick_device
 from maml_app.learning.registry import store_model
+from maml_app.learning.report import table_header, table_row
 from maml_app.learning.train import train
 from maml_app.network.ensemble import MamlEnsemble, build_network
 from maml_app.stores.choice import choose_task
@@ -132,7 +133,7 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
     subsets = list(reports[next(iter(reports))]["subsets"])
     full = subset_name(spec.modality_names)
     head = ["variant", "units", "GFLOP", "min", *subsets, "mean over subsets", "minus ours, mean", "minus ours, full"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = table_header(*head)
     for name, report in reports.items():
         units = found[name]
         numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in subsets]
@@ -140,7 +141,7 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
         gaps = [_gap(merged[name], merged[OURS], subset) if OURS in merged else "–" for subset in (None, full)]
         cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
         cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_row(*cells))
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from maml_app.imaging.files import write_atomically
 from maml_app.imaging.volume import Array
 from maml_app.learning.metrics import bootstrap_interval
+from maml_app.learning.report import table_header, table_row
 
 MEASURES = {"full": "all modalities", "mean": "mean over subsets of modalities"}
 DRAWS = 2000
@@ -84,19 +85,21 @@ def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any]
     lines = ["# Simulated annotation", "", head, ""]
     for measure, words in MEASURES.items():
         lines += [f"## Dice of the test cases, {words}", "", "![curves](curves.png)", ""]
-        lines += _header("strategy", *(f"{count} labels" for count in labels), "ml drawn in all")
+        lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml drawn in all")
         for name, seeds in curves.items():
             means = _table(seeds, measure).mean(axis=0)
             drawn = np.mean([rows[-1]["drawn_ml"] for rows in seeds])
-            lines.append(_row(name, *(f"{value:.3f}" for value in means), f"{drawn:.0f}"))
+            lines.append(table_row(name, *(f"{value:.3f}" for value in means), f"{drawn:.0f}"))
         lines += [
             "",
-            *_header("strategy", "area", "minus random", "minus foreground_random", "labels for random's end"),
+            *table_header("strategy", "area", "minus random", "minus foreground_random", "labels for random's end"),
         ]
         for name, row in summary[measure].items():
             rivals = [row.get(f"minus_{rival}") for rival in ("random", "foreground_random")]
             cells = [_signed(rival) for rival in rivals]
-            lines.append(_row(name, f"{row['area']:.3f}{_between(row['interval'])}", *cells, _reached(row, labels[-1])))
+            lines.append(
+                table_row(name, f"{row['area']:.3f}{_between(row['interval'])}", *cells, _reached(row, labels[-1]))
+            )
         lines.append("")
     lines.append(
         "Area: mean Dice over the number of labels. Labels for random: after how many labels the mean curve "
@@ -128,14 +131,6 @@ def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
 def _table(seeds: Sequence[Rows], measure: str) -> Array:
     """Seeds by rounds."""
     return np.array([[row[measure] for row in rows] for rows in seeds])
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def _header(*cells: str) -> list[str]:
-    return [_row(*cells), "|" + "---|" * len(cells)]
 
 
 def _between(interval: Sequence[float] | None) -> str:

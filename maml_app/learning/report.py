@@ -29,13 +29,13 @@ def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
         "Mean Dice on the grid of each label; a case without a structure, in truth and answer, is not scored for it. "
         "Intervals: 95 % bootstrap over cases.",
         "",
-        *_header("modalities", "cases", *names, "mean", "interval"),
+        *table_header("modalities", "cases", *names, "mean", "interval"),
     ]
     for subset, scores in report["subsets"].items():
         numbers = [_number(scores[name]) for name in [*names, "mean"]]
-        lines.append(_row(subset, scores["cases"], *numbers, _between(scores["interval"])))
+        lines.append(table_row(subset, scores["cases"], *numbers, _between(scores["interval"])))
     blank = [""] * len(names)
-    lines.append(_row("mean over subsets", "", *blank, _number(report["mean"]), _between(report["interval"])))
+    lines.append(table_row("mean over subsets", "", *blank, _number(report["mean"]), _between(report["interval"])))
     if "measures" in report:
         heads = ("Dice", "NSD", "HD95, mm", "lesions found", "false positives", "volume error, ml", "bias, ml")
         lines += ["", "## Beyond Dice", ""]
@@ -44,23 +44,23 @@ def markdown(report: dict[str, Any], spec: TaskSpec) -> str:
             "alone has NSD 0 and the image's diagonal as HD95. Lesions are connected parts; found if a tenth is "
             "marked; false positives a case. Volume error: mean absolute, bias: mean."
         )
-        lines += ["", *_header("modalities", "structure", *heads)]
+        lines += ["", *table_header("modalities", "structure", *heads)]
         for subset, by_name in report["measures"].items():
             for name, row in by_name.items():
                 shown = [_number(row[key], 3) for key in ("dice", "nsd")] + [_number(row["hd95_mm"], 1)]
                 shown += [_number(row["sensitivity"], 2), _number(row["false_positives"], 2)]
                 shown += [_number(row[key], 1) for key in ("volume_error_ml", "volume_bias_ml")]
-                lines.append(_row(subset, name, *shown))
+                lines.append(table_row(subset, name, *shown))
     if "against" in report:
         lines += ["", f"## Difference to `{report['against']['file']}`, paired by case", ""]
-        lines += _header("modalities", "cases", "difference", "interval")
+        lines += table_header("modalities", "cases", "difference", "interval")
         for subset, scores in report["against"]["subsets"].items():
             between = _between(scores["interval"])
-            lines.append(_row(subset, scores["cases"], f"{scores['difference']:+.3f}", between))
-    lines += ["", "## Cases, all their modalities", "", *_header("case", "modalities", *names)]
+            lines.append(table_row(subset, scores["cases"], f"{scores['difference']:+.3f}", between))
+    lines += ["", "## Cases, all their modalities", "", *table_header("case", "modalities", *names)]
     for case_id, scores in report["cases"].items():
         widest = max(scores, key=lambda subset: subset.count("+"))
-        lines.append(_row(case_id, widest, *(_number(scores[widest][name]) for name in names)))
+        lines.append(table_row(case_id, widest, *(_number(scores[widest][name]) for name in names)))
     return "\n".join(lines) + "\n"
 
 
@@ -93,12 +93,14 @@ def page(text: str, title: str, figures: Mapping[str, bytes]) -> str:
     )
 
 
-def _row(*cells: object) -> str:
+def table_row(*cells: object) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def _header(*cells: str) -> list[str]:
-    return [_row(*cells), "|" + "---|" * len(cells)]
+def table_header(*cells: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [table_row(*cells), "|" + "---|" * len(cells)]
 
 
 def _number(value: float | None, digits: int = 3) -> str:
