@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from monailabel.client import MONAILabelClient
 
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
+from maml_app.imaging.files import write_label
 from maml_app.imaging.phantom import PhantomCase
 from maml_app.imaging.phantom_dicom import DicomStudy, make_study
+from maml_app.imaging.volume import Array
+from maml_app.stores.choice import open_studies
+from maml_app.stores.dicomweb import DicomWebStore
 from scripts.orthanc import Orthanc
 from tests.conftest import TOY
 
@@ -45,6 +51,27 @@ def archive(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterato
         for study, _ in studies:
             orthanc.add(study.instances())
         yield Archive(orthanc, studies)
+
+
+def opened(url: str, spec: TaskSpec, cache: Path, **options: str) -> DicomWebStore:
+    """The archive as a store, as the server opens it."""
+    store = open_studies(url, spec, {"cache": str(cache), **options})
+    assert isinstance(store, DicomWebStore)
+    return store
+
+
+def case_of(store: DicomWebStore, archive: Archive, study: int) -> Case:
+    return store.case(archive.study_uid(study))
+
+
+def sent(path: Path, label: Array, affine: Array) -> Path:
+    write_label(path, label, affine)
+    return path
+
+
+@pytest.fixture
+def store(archive: Archive, spec: TaskSpec, tmp_path: Path) -> DicomWebStore:
+    return opened(archive.url, spec, tmp_path / "cache")
 
 
 def wait_for_training(client: MONAILabelClient) -> str:

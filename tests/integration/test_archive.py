@@ -4,58 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from maml_app.cases.case import Case
-from maml_app.cases.recipe import Network
 from maml_app.cases.series import Verdict
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
-from maml_app.imaging.dicom import stack
-from maml_app.imaging.files import read_grid, read_image, read_label, write_label
-from maml_app.imaging.geometry import resample_label
+from maml_app.errors import ArchiveError, CaseError, ImageError
+from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.phantom_dicom import make_study, truth_on, write_series
 from maml_app.imaging.preprocess import read_case_label
-from maml_app.imaging.seg import write_seg
-from maml_app.imaging.volume import Array
-from maml_app.learning.predict import Model, segment
-from maml_app.learning.train import train
-from maml_app.stores.choice import choose_task, open_studies
 from maml_app.stores.dicomweb import DicomWebStore
-from maml_app.stores.imports import import_labels
 from scripts.orthanc import Orthanc
-from scripts.server import ROOT
-from tests.conftest import TOY, real
-from tests.imaging.test_rtstruct import structure_set
-from tests.integration.conftest import Archive
-
-
-def opened(url: str, spec: TaskSpec, cache: Path, **options: str) -> DicomWebStore:
-    store = open_studies(url, spec, {"cache": str(cache), **options})
-    assert isinstance(store, DicomWebStore)
-    return store
-
-
-@pytest.fixture
-def store(archive: Archive, spec: TaskSpec, tmp_path: Path) -> DicomWebStore:
-    return opened(archive.url, spec, tmp_path / "cache")
-
-
-def case_of(store: DicomWebStore, archive: Archive, study: int) -> Case:
-    return store.case(archive.study_uid(study))
-
-
-def sent(path: Path, label: Array, affine: Array) -> Path:
-    write_label(path, label, affine)
-    return path
+from tests.integration.conftest import Archive, case_of, opened
 
 
 def test_series_are_found_assigned_and_explained(store: DicomWebStore, archive: Archive) -> None:
@@ -112,102 +75,6 @@ def test_any_series_of_a_case_may_be_asked_for(store: DicomWebStore, archive: Ar
     for unknown in ("1.2.3", "../x", "", f"{case.id}@xray"):
         with pytest.raises(CaseError):
             store.resolve(unknown)
-
-
-@pytest.mark.parametrize("kind", ["last label only", "empty", "three slices"])
-@pytest.mark.parametrize("modality", ["ct", "pet", "mr_t1"])
-def test_a_saved_label_is_a_new_version_and_comes_back_voxel_by_voxel(
-    store: DicomWebStore, archive: Archive, tmp_path: Path, kind: str, modality: str
-) -> None:
-    case = case_of(store, archive, 4)
-    grid = read_grid(case.images[modality])
-    label = np.zeros(grid.shape, np.uint8)
-    if kind == "last label only":
-        label[2:5, 3:9, 1:] = 2
-    elif kind == "three slices":
-        label[1:4, 2:4, 4:7] = 1
-        label[6, 7, 5] = 2
-    before = len(case.labels)
-    stored = store.save_label(archive.uid(4, modality), sent(tmp_path / "l.nrrd", label, grid.affine), "final", {})
-    again = opened(archive.url, store.spec, tmp_path / "another")  # as another server would see it, at once
-    case = case_of(again, archive, 4)
-    assert case.label is not None
-    assert (case.label.id, case.label.path.name) == (stored.id, stored.path.name)
-    assert len(case.labels) == before + 1
-    back = read_label(case.label.local())
-    assert back.grid.same_as(grid)
-    np.testing.assert_array_equal(back.voxels, label)
-    assert [one.version for one in case.labels] == list(range(1, before + 2))
-
-
-def test_proposals_other_tasks_and_other_programs_are_no_labels(
-    archive: Archive, spec: TaskSpec, tmp_path: Path
-) -> None:
-    store = opened(archive.url, spec, tmp_path / "cache")
-    study, truth = make_study(spec, 8, 0, 24)
-    archive.orthanc.add(study.instances())
-    series = study.series["ct"]
-    order = stack(series)
-    label = truth_on(truth, order.grid)
-    other = spec.model_copy(update={"name": "other"})
-    foreign = write_seg(label, order, series, spec, "SEMIAUTOMATIC", 1)
-    foreign.ManufacturerModelName = "Another program"
-    predicted = write_seg(label, order, series, spec, "AUTOMATIC", 1)
-    predicted.ManufacturerModelName = "Another program"
-    archive.orthanc.add([write_seg(label, order, series, other, "MANUAL", 1), foreign, predicted])
-    case = store.case(str(series[0].StudyInstanceUID))
-    assert (case.labels, case.label) == ((), None)
-
-    grid = read_grid(case.images["ct"])
-    proposal = store.save_label(case.id, sent(tmp_path / "l.nii.gz", label, grid.affine), "original", {})
-    case = store.case(case.id)
-    assert [one.id for one in case.labels] == [proposal.id] == ["original-0001"]
-    assert case.label is None
-
-    told = opened(archive.url, spec, tmp_path / "cache", foreign_segs="use")
-    case = told.case(case.id)
-    assert [one.tag for one in case.labels] == ["final", "original", "original"]
-    assert case.label is not None
-    np.testing.assert_array_equal(read_label(case.label.local()).voxels, label)
-
-
-def test_labels_that_do_not_fit_are_refused_and_nothing_is_stored(
-    store: DicomWebStore, archive: Archive, tmp_path: Path
-) -> None:
-    case = case_of(store, archive, 3)
-    grid = read_grid(case.images["pet"])
-    label = np.zeros(grid.shape, np.uint8)
-    listed = [str(row.SeriesInstanceUID) for row in store.pacs.series(case.study)]
-    wrong = [
-        (label[1:], "final", "label on the grid of one of its images"),
-        (label + 9, "final", r"label values .*got \[9\]"),
-        (label, "draft", "tag of 'final' or 'original' in a DICOM archive, got 'draft'"),
-    ]
-    for voxels, tag, message in wrong:
-        with pytest.raises(LabelError, match=message):
-            store.save_label(case.id, sent(tmp_path / "l.nii.gz", voxels, grid.affine), tag, {})
-    (tmp_path / "l.nii.gz").write_bytes(b'{"detail": "an error body"}')
-    with pytest.raises(ImageError):
-        store.save_label(case.id, tmp_path / "l.nii.gz", "final", {})
-    assert [str(row.SeriesInstanceUID) for row in store.pacs.series(case.study)] == listed
-
-
-def test_segs_that_cannot_be_read_are_told_and_not_kept(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
-    store = opened(archive.url, spec, tmp_path / "cache", foreign_segs="use")
-    study, _ = make_study(spec, 9, 0, 24)
-    archive.orthanc.add(study.instances())
-    series = study.series["ct"]
-    order = stack(series)
-    label = np.zeros(order.grid.shape, np.uint8)
-    label[2:5, 2:5, 2:5] = 1
-    seg = write_seg(label, order, series, spec, "MANUAL", 1)
-    seg.ManufacturerModelName, seg.FrameOfReferenceUID = "Another program", "1.2.3.4"
-    archive.orthanc.add([seg])
-    case = store.case(str(series[0].StudyInstanceUID))
-    assert case.label is not None
-    with pytest.raises(LabelError, match=r"expected FrameOfReferenceUID .*, got 1\.2\.3\.4"):
-        case.label.local()
-    assert not list(store.cache.folder.glob("labels/*"))
 
 
 def test_what_is_wrong_with_a_series_is_told_when_it_is_read(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
@@ -293,61 +160,6 @@ def test_the_cache_stays_below_its_limit(archive: Archive, spec: TaskSpec, tmp_p
     assert read_image(case.images["ct"]).voxels.shape[2] == 23  # fetched again
 
 
-def test_contours_and_foreign_segs_are_imported_on_request(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
-    store = opened(archive.url, spec, tmp_path / "cache")
-    study, _ = make_study(spec, 13, 0, 24)
-    archive.orthanc.add(study.instances())
-    series = study.series["ct"]
-    grid = stack(series).grid
-    square = [(3.4, 4.4), (8.6, 4.4), (8.6, 9.6), (3.4, 9.6)]
-    contours = structure_set(grid, {"GTV 1": [(square, 2), (square, 3)]})
-    reference = contours.ReferencedFrameOfReferenceSequence[0]
-    reference.FrameOfReferenceUID = series[0].FrameOfReferenceUID
-    reference.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = series[0].SeriesInstanceUID
-    folder = tmp_path / "contours"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("no DICOM")
-    _complete(contours, series[0])
-    contours.save_as(folder / "rs.dcm", write_like_original=False)
-    uid = str(series[0].StudyInstanceUID)
-
-    def result(**more: bool) -> str:
-        found = list(import_labels(store, folder, {"gtv*": "lesion"}, **more))
-        return next(f"{one.stored}: {one.reason}" for one in found if one.case.startswith(uid))
-
-    assert result() == "final-0001: RTSTRUCT on ct"
-    assert result() == ": has final-0001 already"
-    assert result(again=True) == "final-0002: RTSTRUCT on ct"
-    case = store.case(uid)
-    assert case.label is not None
-    expected = np.zeros(grid.shape, np.uint8)
-    expected[4:9, 5:10, 2:4] = 2
-    np.testing.assert_array_equal(read_label(case.label.local()).voxels, expected)
-    # in the archive, another program's SEG
-    study, truth = make_study(spec, 14, 0, 24)
-    order = stack(study.series["pet"])
-    seg = write_seg(truth_on(truth, order.grid), order, study.series["pet"], spec, "MANUAL", 1)
-    seg.ManufacturerModelName = "Another program"
-    archive.orthanc.add([*study.instances(), seg])
-    uid = str(seg.StudyInstanceUID)
-    found = [one for one in import_labels(store, None, {}) if one.case.startswith(uid)]
-    assert [(one.stored, one.reason) for one in found] == [("final-0001", "SEG on pet")]
-
-
-def _complete(file: Dataset, image: Dataset) -> None:
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    file.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
-    file.SOPInstanceUID, file.SeriesInstanceUID = generate_uid(), generate_uid()
-    file.StudyInstanceUID, file.PatientID = image.StudyInstanceUID, image.PatientID
-    file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID
-    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID
-    file.is_little_endian, file.is_implicit_VR = True, False
-
-
 def test_user_and_password(spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, _ = make_study(spec, 3, 0, 24)
     with Orthanc(tmp_path / "orthanc", users={"reader": "secret"}) as orthanc:
@@ -369,75 +181,3 @@ def test_user_and_password(spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.M
         nowhere = opened(f"{orthanc.url}/nothing-here", spec, tmp_path / "cache")
         with pytest.raises(ArchiveError, match=r"there is no DICOMweb service at this address \(404\)"):
             nowhere.cases()
-
-
-def test_real_studies_and_their_contours(tmp_path: Path) -> None:
-    with Orthanc(tmp_path / "orthanc") as orthanc:
-        assert orthanc.add_folder(real("sts_dicom")) == 380
-        task = choose_task(orthanc.dicomweb, options={"cache": str(tmp_path / "cache")})
-        assert task.name == "sarcoma_pet_ct_mr"
-        store = opened(orthanc.dicomweb, task, tmp_path / "cache")
-        cases = {case.patient: case for case in store.cases()}
-        assert sorted(cases) == ["STS_002", "STS_008", "STS_025"]
-        assert all(set(case.images) == {"ct", "pet", "mr_t1"} for case in cases.values())
-        found = list(import_labels(store, real("sts_dicom_rtstruct"), {"GTV*": "tumour"}))
-        assert [one.reason for one in found] == ["RTSTRUCT on mr_t1"] * 3
-        label = read_case_label(store.case(cases["STS_002"].id), task)
-        truth = read_label(real("sts_native") / "STS_002" / "label_mr_t1.nii.gz")
-        assert label.grid.same_as(truth.grid)
-        assert 2 * (label.voxels & truth.voxels).sum() / (label.voxels.sum() + truth.voxels.sum()) >= 0.97
-        # a small model, for every series of a case the same finding on its own grid
-        training = {"steps": 150, "patch": (16, 16, 16), "validation": 0.0, "learning_rate": 0.01}
-        small = task.model_copy(
-            update={
-                "preprocess": task.preprocess.model_copy(update={"spacing_mm": (6.0, 6.0, 6.0)}),
-                "network": Network(channels=(4, 8), strides=((1, 1, 1), (2, 2, 2))),
-                "training": task.training.model_copy(update=training),
-            }
-        )
-        cpu = torch.device("cpu")
-        trained = train(small, store.cases(), device=cpu)
-        model = Model("v0001", trained.network, trained.checkpoint, cpu)
-        case = store.case(cases["STS_002"].id)
-        masks = {name: segment(model, *store.resolve(case.series[name]), small) for name in case.images}
-        on_ct = {
-            name: resample_label(one.label, one.grid, masks["ct"].grid).astype(bool) for name, one in masks.items()
-        }
-        assert on_ct["ct"].any()
-        for name, mask in on_ct.items():
-            assert masks[name].grid.same_as(read_grid(case.images[name]))
-            assert 2 * (mask & on_ct["ct"]).sum() / (mask.sum() + on_ct["ct"].sum()) > 0.8
-
-
-def run(cache: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
-    """The command line, as a user calls it."""
-    monkeypatch.setenv("MAML_CACHE", str(cache))
-    found = subprocess.run(
-        [sys.executable, "-m", "maml_app", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert "Traceback" not in found.stdout + found.stderr
-    return found.returncode, " ".join(
-        (found.stdout + found.stderr).split()
-    )  # lines are wrapped at the terminal's width
-
-
-def test_check_and_import_labels_on_the_command_line(
-    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "task.yaml").write_text(TOY)
-    task = ("--task", str(tmp_path / "task.yaml"), "--studies")
-    code, text = run(tmp_path, monkeypatch, "check", *task, archive.url, "--no-read")
-    assert code == 0
-    assert "localizer" in text
-    assert "ct 20 CT #2 ct, 23 images: is CT" in text
-    assert "for ct, but #2 ct scores 20" in text
-    assert "label SEG" in text
-    assert "assign.json" in text
-    code, text = run(tmp_path, monkeypatch, "import-labels", *task, str(tmp_path))
-    assert (code, "expected a DICOMweb address" in text) == (2, True)
-    code, text = run(tmp_path, monkeypatch, "import-labels", *task, archive.url, "--from", str(tmp_path / "none"))
-    assert (code, "expected a folder of DICOM files, got none" in text) == (2, True)
-    code, text = run(tmp_path, monkeypatch, "import-labels", *task, archive.url, "--region", "x=bone")
-    assert (code, "expected NAME=LABEL with a label of ['organ', 'lesion']" in text) == (2, True)
-    code, text = run(tmp_path, monkeypatch, "check", *task, "http://127.0.0.1:9/dicom-web")
-    assert (code, "it cannot be reached" in text) == (2, True)
