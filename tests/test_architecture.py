@@ -76,9 +76,16 @@ def test_training_on_files_needs_few_libraries() -> None:
         "skimage",
         "nrrd",
         "SimpleITK",
+        "scipy",
+        "matplotlib",
+        "markdown",
+        "PIL",
+        "ray",
+        "tensorboard",
     ]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
         "import maml_app.__main__, maml_app.learning.train, maml_app.learning.evaluate, maml_app.imaging.check\n"
+        "import maml_app.learning.simulate, maml_app.learning.curves, maml_app.learning.plan, scripts.rivals\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
@@ -61,6 +60,8 @@ def take_fingerprint(
         LabelError: none of them has a final label.
         CaseError: a file that cannot be read.
     """
+    from scipy import ndimage
+
     labelled = [case for case in cases if case.label is not None]
     if not labelled:
         raise LabelError(f"expected at least one case with a final label, got none among {len(cases)} cases")

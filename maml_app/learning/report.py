@@ -9,8 +9,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markdown import Markdown
-
 from maml_app.cases.spec import TaskSpec
 
 STYLE = (
@@ -81,6 +79,8 @@ def table(report: dict[str, Any]) -> str:
 
 def page(text: str, title: str, figures: Mapping[str, bytes]) -> str:
     """The Markdown of an evaluation with figures (caption -> PNG) as one page of HTML."""
+    from markdown import Markdown
+
     body = Markdown(extensions=["tables"]).convert(text)
     shown = "".join(
         f"<figure><img src='data:image/png;base64,{base64.b64encode(png).decode()}' alt='{html.escape(caption)}'>"

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
-from skimage.measure import find_contours
 
 from maml_app.cases.case import Case, check_id
 from maml_app.cases.spec import TaskSpec
@@ -134,6 +132,9 @@ def _picture(prepared: Prepared, opinions: Opinions, score: CaseScore, spec: Tas
 
     Drawn pixel by pixel: there is one for every case, and plotting would take ten times as long as looking at it.
     """
+    from PIL import Image, ImageDraw
+    from skimage.measure import find_contours
+
     masks = [(opinions.fused, "white", 2), *((one, COLOURS[index], 1) for index, one in opinions.experts.items())]
     panels = []
     for index in _shown(prepared):
