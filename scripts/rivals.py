@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec, parse_task
-from maml_app.errors import MamlError
+from maml_app.errors import MamlError, TrainingError
 from maml_app.imaging.files import write_bytes, write_text
 from maml_app.learning.evaluate import case_means, evaluate, subset_name, summarise
 from maml_app.learning.figures import inside
@@ -105,11 +105,15 @@ def splits(cases: list[Case], test: str, folds: int) -> list[list[str]]:
 def run_unit(
     spec: TaskSpec, cases: list[Case], held: list[str], seed: int, device: torch.device, out_dir: Path, model: Path
 ) -> dict[str, Any]:
-    """Train on all but the held cases, keep the model, and score it on them."""
-    began = time.monotonic()
+    """Train on all but the held cases, keep the model, and score it on them.
+
+    `minutes` of training are of the processor on a CPU, as other work may share it, and of the clock on a GPU.
+    """
+    clock = time.monotonic if device.type == "cuda" else time.process_time
+    began = clock()
     training = [case for case in cases if case.id not in held]
     result = train(spec, training, seed=seed, device=device, prepared=out_dir / "prepared")
-    minutes = (time.monotonic() - began) / 60
+    minutes = (clock() - began) / 60
     store_model(model, result.network, result.checkpoint)
     scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)
     return {
@@ -192,8 +196,10 @@ def main(
     where = pick_device(device)
     left = leave_out.replace(",", " ").split()
     cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None and case.id not in left]
+    parts = splits(cases, test, folds)
+    _same_study(out_dir / "study.json", spec, parts, steps or spec.training.steps)
     for seed in range(seeds):
-        for number, held in enumerate(splits(cases, test, folds)):
+        for number, held in enumerate(parts):
             for name in names:
                 change = VARIANTS[name]
                 if steps:
@@ -214,9 +220,18 @@ def main(
                     f"all modalities {scores['full']:.3f}, {unit['minutes']} min"
                 )
     if picture:
-        _picture(spec, cases, splits(cases, test, folds)[0], out_dir)
+        _picture(spec, cases, parts[0], out_dir)
     write_text(out_dir / "table.md", table(spec, out_dir, list(VARIANTS)))
     out.print(table(spec, out_dir, list(VARIANTS)), markup=False, soft_wrap=True)
+
+
+def _same_study(path: Path, spec: TaskSpec, parts: list[list[str]], steps: int) -> None:
+    """Units of one folder are compared with each other: they must be of one task, its splits and steps."""
+    wanted = {"task": spec.model_dump(mode="json"), "splits": parts, "steps": steps}
+    if not path.exists():
+        write_text(path, json.dumps(wanted, indent=1))
+    elif json.loads(path.read_text(encoding="utf-8")) != wanted:
+        raise TrainingError(f"{path}: expected the study that this folder holds, got another task, split or steps")
 
 
 def _picture(spec: TaskSpec, cases: list[Case], held: list[str], out_dir: Path) -> None:

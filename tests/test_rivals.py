@@ -69,5 +69,7 @@ def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) 
     assert "to" in rows["early_fusion"][-1]  # an interval of the difference
     assert (tmp_path / "out" / "inside.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "out" / "models").iterdir())) == 12
+    other = CliRunner().invoke(app, [*command, "--steps", "2"])
+    assert "expected the study that this folder holds" in str(other.exception)
     wrong = CliRunner().invoke(app, [*command, "--variants", "nobody"])
     assert wrong.exit_code == 2
