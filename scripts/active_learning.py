@@ -1,4 +1,8 @@
-"""Which strategy learns faster, on synthetic cases: simulated annotation, curves, and what the experts disagree on."""
+"""Which strategy learns faster, on synthetic cases: simulated annotation, curves, and what the experts disagree on.
+
+Half of the cases to choose from are healthy, as in an archive of examinations: who draws at random draws many for
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from rich.console import Console
 
 from maml_app.__main__ import app
 from maml_app.cases.spec import load_task
-from maml_app.imaging.files import write_bytes
-from maml_app.imaging.phantom import write_cases
+from maml_app.imaging.files import write_bytes, write_image, write_label
+from maml_app.imaging.phantom import make_case
 from maml_app.learning.predict import Model
 from maml_app.learning.scoring import score_case
 from maml_app.learning.train import train
@@ -23,12 +27,12 @@ from scripts.server import ROOT
 
 out = Console(highlight=False)
 TASK = ROOT / "docs" / "results" / "active_learning" / "phantom.yaml"
-START, PICTURES = 2, 3
+TESTED, START, PICTURES = 8, 4, 3
 
 
 def main(
     out_dir: Annotated[Path, typer.Argument(help="folder for the cases, the reports and the pictures")],
-    count: Annotated[int, typer.Option(min=12, help="synthetic cases")] = 30,
+    count: Annotated[int, typer.Option(min=12, help="synthetic cases to choose from")] = 24,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Play annotation on synthetic cases, under ten minutes on two cores; then draw where the experts disagree most."""
@@ -36,12 +40,21 @@ def main(
     spec = load_task(TASK)
     studies = out_dir / "studies"
     if not studies.is_dir():
-        write_cases(studies, spec, count, seed=1, size=24)
+        part = out_dir / "studies.part"
+        for number in range(TESTED + count):
+            # every second of those to choose from is healthy; the tested ones come first and never are
+            case = make_case(spec, seed=1, number=number, size=24, healthy=number >= TESTED and number % 2 == 1)
+            for name, volume in case.images.items():
+                write_image(part / case.id / f"{name}.nii.gz", volume)
+            write_label(part / case.id / "label.nii.gz", case.label.voxels, case.label.affine)
+        part.rename(studies)
+    tested = ",".join(f"phantom_{number:03d}" for number in range(TESTED))
     options = {
         "studies": studies,
         "task": TASK,
         "out": out_dir,
-        "strategies": "random,entropy,disagreement,maml",
+        "test": tested,
+        "strategies": "random,foreground_random,disagreement,maml",
         "start": START,
         "batch": 2,
         "rounds": 3,
@@ -63,9 +76,9 @@ def main(
         raise typer.Exit(1)
     app([*command, "--seeds", str(seeds)], standalone_mode=False)
     cases = FolderStore(studies, spec).cases()
-    trained = train(spec, cases[:START], device=torch.device("cpu"))
+    trained = train(spec, cases[:TESTED], device=torch.device("cpu"))
     model = Model("v0001", trained.network, trained.checkpoint, torch.device("cpu"))
-    scored = [score_case(case, model, spec) for case in cases[START:]]
+    scored = [score_case(case, model, spec) for case in cases[TESTED:]]
     scored.sort(key=lambda one: -one[0].disagreement)
     for place, (score, picture) in enumerate(scored[:PICTURES], start=1):
         write_bytes(out_dir / f"disagreement_{place}.png", picture)

@@ -43,12 +43,19 @@ class PhantomCase:
     label: Volume
 
 
-def make_case(spec: TaskSpec, seed: int, number: int, size: int = 48, missing: Sequence[str] = ()) -> PhantomCase:
-    """One case, the same for the same seed and number. `size` is the number of voxels along X of the finest grid."""
+def make_case(
+    spec: TaskSpec, seed: int, number: int, size: int = 48, missing: Sequence[str] = (), healthy: bool = False
+) -> PhantomCase:
+    """One case, the same for the same seed and number. `size` is the number of voxels along X of the finest grid.
+
+    Args:
+        missing: modalities that it lacks.
+        healthy: there is no lesion.
+    """
     rng = np.random.default_rng((seed, number))
     body = Ball(rng.normal(0, 3, 3), rng.uniform(54, 60, 3), ())
     organ = Ball(rng.normal(0, 5, 3), rng.uniform([34, 30, 28], [42, 38, 36]), ())
-    lesions = _lesions(rng, organ, len(spec.modalities))
+    lesions = [] if healthy else _lesions(rng, organ, len(spec.modalities))
     images = {}
     grids = {}
     for index, modality in enumerate(spec.modalities):
@@ -138,7 +145,7 @@ def _truth(spec: TaskSpec, grid: Grid, organ: Ball, lesions: Sequence[Ball]) -> 
     count = len(spec.labels)
     if count == 2:
         label[organ.depth(places) > 0] = 1
-    deepest = np.max([lesion.depth(places) for lesion in lesions], axis=0)
+    deepest = np.max([np.full(grid.shape, -1.0), *(lesion.depth(places) for lesion in lesions)], axis=0)
     if count <= 2:
         label[deepest > 0] = count
     else:

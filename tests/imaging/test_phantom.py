@@ -20,6 +20,14 @@ def test_the_same_seed_gives_the_same_case_and_another_number_another(spec: Task
     assert not np.allclose(one.label.affine, other.label.affine)
 
 
+def test_a_healthy_case_is_the_same_without_lesions(spec: TaskSpec) -> None:
+    ill, healthy = make_case(spec, 1, 0, 20), make_case(spec, 1, 0, 20, healthy=True)
+    assert healthy.label.grid.same_as(ill.label.grid)
+    assert set(np.unique(ill.label.voxels)) == {0, 1, 2}
+    assert set(np.unique(healthy.label.voxels)) == {0, 1}
+    assert (healthy.label.voxels[ill.label.voxels != 2] == ill.label.voxels[ill.label.voxels != 2]).all()
+
+
 def test_modalities_have_their_own_oblique_grids(spec: TaskSpec) -> None:
     case = make_case(spec, 1, 0, 24)
     shapes = {volume.voxels.shape for volume in case.images.values()}
