@@ -55,7 +55,7 @@ def make_case(
     rng = np.random.default_rng((seed, number))
     body = Ball(rng.normal(0, 3, 3), rng.uniform(54, 60, 3), ())
     organ = Ball(rng.normal(0, 5, 3), rng.uniform([34, 30, 28], [42, 38, 36]), ())
-    lesions = [] if healthy else _lesions(rng, organ, len(spec.modalities))
+    lesions = _lesions(rng, organ, len(spec.modalities))[: 0 if healthy else None]
     images = {}
     grids = {}
     for index, modality in enumerate(spec.modalities):
