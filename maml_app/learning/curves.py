@@ -82,9 +82,9 @@ def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any]
     """The curves as Markdown tables; `head` says what was played."""
     first = next(iter(curves.values()))
     labels = [row["labels"] for row in first[0]]
-    lines = ["# Simulated annotation", "", head, ""]
+    lines = ["# Simulated annotation", "", head, "", "![curves](curves.png)", ""]
     for measure, words in MEASURES.items():
-        lines += [f"## Dice of the test cases, {words}", "", "![curves](curves.png)", ""]
+        lines += [f"## Dice of the test cases, {words}", ""]
         lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml drawn in all")
         for name, seeds in curves.items():
             means = _table(seeds, measure).mean(axis=0)
