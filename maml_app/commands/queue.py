@@ -31,7 +31,8 @@ def queue(
     from maml_app.learning.cluster import score_on_cluster
     from maml_app.learning.predict import load_served, pick_device
     from maml_app.learning.registry import ModelRegistry
-    from maml_app.learning.scoring import COLD, ScoreStore, score_all
+    from maml_app.learning.scores import COLD
+    from maml_app.learning.scoring import ScoreStore, score_all
     from maml_app.learning.selection import STRATEGIES, Pool, rank
 
     if strategy not in STRATEGIES:

@@ -22,7 +22,8 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, StudiesError
 from maml_app.learning.predict import Model, load_model, pick_device
 from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import COLD, ScoreStore, score_all
+from maml_app.learning.scores import COLD
+from maml_app.learning.scoring import ScoreStore, score_all
 
 LOCAL = "local"  # stands for the address of a Ray that is started here, for this one call
 PART = 4  # cases a worker takes at a time

@@ -22,6 +22,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.network.window import Opinions
 
 PRIOR_ML = 1.0
+COLD = "none"  # stands for the version before there is a model
 
 
 @dataclass(frozen=True)

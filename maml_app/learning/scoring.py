@@ -22,11 +22,10 @@ from maml_app.errors import MamlError, StudiesError
 from maml_app.imaging.files import write_bytes, write_text
 from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.learning.predict import Model
-from maml_app.learning.scores import CaseScore, score_opinions
+from maml_app.learning.scores import COLD, CaseScore, score_opinions
 from maml_app.network.window import Opinions, predict_opinions
 
 PANEL = 240  # pixels of a picture's longer side, about
-COLD = "none"  # stands for the version before there is a model
 COLOURS = ("#ff5050", "#50b4ff", "#ffd23c", "#7dff7d", "#ff8cff", "#ffa050", "#8cffff", "#c8a0ff")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.volume import Array
-from maml_app.learning.scores import CaseScore, corrected_disagreement, usual_divergence
+from maml_app.learning.scores import COLD, CaseScore, corrected_disagreement, usual_divergence
 
 NOISE, FADES_OVER = 0.5, 10  # Gumbel scale without labels, and the number of labels at which it is half
 SMALL_ML = 1.0
@@ -168,15 +168,17 @@ DEFAULT = "foreground_random"  # what clients get who ask for `random`, as long 
 def rank(strategy: str, pool: Pool) -> list[Ranked]:
     """All waiting cases in the strategy's order, best first, each with its reason.
 
-    Cases that the strategy has no value for, as they are not scored yet, come last, in random order.
+    Cases that the strategy has no value for, as they are not scored yet, come last, in random order. Before the first
+    model every strategy that would ask it goes by what the images look like: the most unlike first.
     """
-    values = STRATEGIES[strategy][0](pool)
+    shown = strategy not in ("random", "first", "foreground_random")
+    cold = any(score.version == COLD for score in pool.scored)
+    values = (distances if cold and strategy not in ("random", "first") else STRATEGIES[strategy][0])(pool)
     chance = _random(pool)
     order = sorted(pool.waiting, key=lambda case: (case.id not in values, -values.get(case.id, chance[case.id])))
     unlike = distances(pool)
     far = sorted(unlike, key=lambda case: -unlike[case])[: max(1, len(unlike) // 4)] if unlike else []
     usual = pool.usual
-    shown = strategy not in ("random", "first", "foreground_random")
     return [
         Ranked(
             case.id,

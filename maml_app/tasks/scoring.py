@@ -16,7 +16,8 @@ from maml_app.errors import MamlError, ModelError
 from maml_app.learning.predict import load_served, pick_device
 from maml_app.learning.processes import Turns
 from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import COLD, ScoreStore, score_all
+from maml_app.learning.scores import COLD
+from maml_app.learning.scoring import ScoreStore, score_all
 
 
 class ScoreCases(ScoringMethod):

@@ -19,7 +19,8 @@ from maml_app.imaging.phantom import write_cases
 from maml_app.learning.cluster import score_on_cluster
 from maml_app.learning.predict import load_served
 from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import COLD, ScoreStore, score_case
+from maml_app.learning.scores import COLD
+from maml_app.learning.scoring import ScoreStore, score_case
 from maml_app.learning.train import train
 from maml_app.stores.folder import FolderStore
 from tests.conftest import TOY

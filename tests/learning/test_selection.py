@@ -139,3 +139,14 @@ def test_a_pattern_of_missing_modalities_that_no_label_has_is_rare(spec: TaskSpe
     scores = {one.id: score(one.id) for one in waiting}
     tops = [rank("maml", Pool(waiting, labelled, scores, spec, seed))[0].case for seed in range(40)]
     assert tops.count("no_ct") > tops.count("whole") + 5
+
+
+def test_before_the_first_model_the_most_unlike_come_first_and_the_unseen_last(spec: TaskSpec) -> None:
+    looks = {"plain": (0.0, 0.1), "alike": (0.1, 0.0), "far": (9.0, -9.0), "other": (-4.0, 4.0)}
+    scores = [score(name, 0.0, 0.0, version="none", foreground_ml=0.0, features=seen) for name, seen in looks.items()]
+    given = pool(spec, scores)
+    unseen = Pool([*given.waiting, case("unseen")], [], given.scores, spec)
+    for strategy in ("maml", "disagreement", "entropy", "diverse", "foreground_random"):
+        assert order(strategy, unseen)[:2] == ["far", "other"], strategy
+        assert order(strategy, unseen)[-1] == "unseen"
+    assert order("first", unseen)[0] == "plain"
