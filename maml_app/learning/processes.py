@@ -42,7 +42,7 @@ def step_back(memory_gb: float = 0.0) -> float:
     limit = memory_gb * 1e9
     if not limit:
         try:
-            limit = _kilobytes("self/status", "VmData") + MEMORY_SHARE * _kilobytes("meminfo", "MemAvailable")
+            limit = proc_bytes("self/status", "VmData") + MEMORY_SHARE * proc_bytes("meminfo", "MemAvailable")
         except (OSError, StopIteration):  # not Linux
             return float("inf")
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -57,12 +57,12 @@ def free_memory_gb() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
     try:
-        return _kilobytes("meminfo", "MemAvailable") / 1e9
+        return proc_bytes("meminfo", "MemAvailable") / 1e9
     except (OSError, StopIteration):
         return 4.0
 
 
-def _kilobytes(file: str, key: str) -> float:
+def proc_bytes(file: str, key: str) -> float:
     """A value of a file in /proc, bytes."""
     lines = Path("/proc", file).read_text().splitlines()
     return float(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024

@@ -20,6 +20,10 @@ from maml_app.network.unet import UNet
 LAYOUT = torch.channels_last_3d
 
 
+# modality index -> rows of the batch in which it is present, and tensors of these rows, finest first
+ByExpert = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
+
+
 @dataclass
 class Outputs:
     """What a network says of a batch.
@@ -32,11 +36,7 @@ class Outputs:
 
     fused: list[torch.Tensor]
     subset: torch.Tensor | None = None
-    experts: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = field(default_factory=dict)
-
-
-Opinions = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
-Encoded = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
+    experts: ByExpert = field(default_factory=dict)
 
 
 class MamlEnsemble(nn.Module):
@@ -65,10 +65,10 @@ class MamlEnsemble(nn.Module):
                 nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def encode(self, images: torch.Tensor, presence: torch.Tensor) -> Encoded:
+    def encode(self, images: torch.Tensor, presence: torch.Tensor) -> ByExpert:
         """Modality index -> rows in which it is present, and its expert's encoder features of these rows."""
         images = images.contiguous(memory_format=LAYOUT)
-        encoded: Encoded = {}
+        encoded: ByExpert = {}
         for index, expert in enumerate(self.experts):
             assert isinstance(expert, UNet)
             rows = presence[:, index]
@@ -77,7 +77,7 @@ class MamlEnsemble(nn.Module):
                 encoded[index] = (rows, expert.encode(one if bool(rows.all()) else one[rows]))
         return encoded
 
-    def decode(self, encoded: Encoded, presence: torch.Tensor) -> tuple[list[torch.Tensor], Opinions]:
+    def decode(self, encoded: ByExpert, presence: torch.Tensor) -> tuple[list[torch.Tensor], ByExpert]:
         """What the head fuses, zero where a modality is absent, and the experts' opinions.
 
         Presence matters here with crosstalk only, where each expert adds what those present see on average.
@@ -85,7 +85,7 @@ class MamlEnsemble(nn.Module):
         if self.exchange:
             encoded = self._exchanged(encoded, presence)
         found: dict[int, torch.Tensor] = {}
-        opinions: Opinions = {}
+        opinions: ByExpert = {}
         for index, (rows, skips) in encoded.items():
             expert = self.experts[index]
             assert isinstance(expert, UNet)
@@ -95,23 +95,23 @@ class MamlEnsemble(nn.Module):
         like = next(iter(found.values()))
         return [found.get(index, torch.zeros_like(like)) for index in range(len(self.experts))], opinions
 
-    def _exchanged(self, encoded: Encoded, presence: torch.Tensor) -> Encoded:
+    def _exchanged(self, encoded: ByExpert, presence: torch.Tensor) -> ByExpert:
         whole = {index: _scatter(skips[-1], rows) for index, (rows, skips) in encoded.items()}
         shown = sum(bottleneck * _column(presence, index) for index, bottleneck in whole.items())
         shown = shown / presence.sum(dim=1)[:, None, None, None, None]
-        result: Encoded = {}
+        result: ByExpert = {}
         for index, (rows, skips) in encoded.items():
             if bool(presence[:, index].any()):
                 talk = self.exchange[index](shown if bool(rows.all()) else shown[rows])
                 result[index] = (rows, [*skips[:-1], skips[-1] + talk])
         return result
 
-    def fuse(self, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor) -> torch.Tensor:
+    def fuse(self, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, X, Y, Z) from what `decode` returned, of those present alone."""
         return self._attend(features, opinions, presence)[0]
 
     def _attend(
-        self, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor
+        self, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kept = [f * _column(presence, i) for i, f in enumerate(features)]
         if self.trust is not None:
@@ -136,7 +136,7 @@ class MamlEnsemble(nn.Module):
         return Outputs([fused], part, opinions)
 
     def _of_part(
-        self, encoded: Encoded, features: Sequence[torch.Tensor], opinions: Opinions, presence: torch.Tensor
+        self, encoded: ByExpert, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor
     ) -> torch.Tensor:
         if self.exchange:
             features, opinions = self.decode(encoded, presence)

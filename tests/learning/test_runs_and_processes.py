@@ -111,7 +111,7 @@ from maml_app.cases.spec import parse_task
 from maml_app.imaging.phantom import write_cases
 from maml_app.learning.dataset import PatchSource, build_samples, load_sample
 from maml_app.learning.optimise import optimise
-from maml_app.learning.processes import _kilobytes, step_back
+from maml_app.learning.processes import proc_bytes, step_back
 from maml_app.stores.folder import FolderStore
 from tests.conftest import TOY
 
@@ -123,7 +123,7 @@ write_cases(folder / "studies", spec, 2, seed=0, size=24)
 samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, folder / "prepared")
 source = PatchSource([load_sample(*item) for item in samples.items()], spec, 0)
 source.batch(0)
-step_back(_kilobytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
+step_back(proc_bytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
 _, load = optimise(spec, source, 0, torch.device("cpu"), report=lambda progress: print(progress))
 print(load.patch, pathlib.Path("/proc/self/oom_score_adj").read_text())
 """
@@ -147,7 +147,7 @@ def test_a_training_that_may_not_take_more_memory_goes_on_with_less(tmp_path: Pa
 
 
 def test_a_limit_that_nobody_named_leaves_memory_to_others() -> None:
-    program = "from maml_app.learning.processes import *; from maml_app.learning.processes import _kilobytes as k\n"
+    program = "from maml_app.learning.processes import *; from maml_app.learning.processes import proc_bytes as k\n"
     program += "free = k('meminfo', 'MemAvailable'); print(step_back() * 1e9 < free, os.nice(0))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["True", "10"]
