@@ -47,13 +47,19 @@ RIVALS: dict[str, dict[str, Change]] = {
         "network": {"kind": "early-fusion", "fusion_width": 1.75},
         "training": {"modality_dropout": 0.0},
     },
-    "single_unets_averaged": {"network": {"head": "average"}, "loss": {**ALONE, "fused": 0.0, "experts": 1.0}},
+    "single_unets_averaged": {
+        "network": {"head": "average", "shared_decoder": False},
+        "loss": {**ALONE, "fused": 0.0, "experts": 1.0},
+    },
     "maml_as_published": {
-        "network": {"head": "paper"},
+        "network": {"head": "paper", "shared_decoder": False},
         "loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0},
     },
 }
 ABLATIONS: dict[str, dict[str, Change]] = {
+    "attention_alone": {"network": {"head": "light"}},
+    "own_decoders": {"network": {"shared_decoder": False}},
+    "attention_alone_own_decoders": {"network": {"head": "light", "shared_decoder": False}},
     "without_mutual": {"loss": {"mutual": 0.0}},
     "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0}},
     "without_consistency": {"loss": {"consistency": 0.0}},

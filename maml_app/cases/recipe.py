@@ -27,12 +27,14 @@ class Network(Strict):
     """Widths and strides of a U-Net expert; the early-fusion rival is `fusion_width` times as wide.
 
     `head`: how the experts' features are fused, see network/fusion.py; `average` is the mean of their opinions.
+    `shared_decoder`: each expert has its own encoder, and all have one decoder, which learns from every modality.
     `agreement`: an expert's features weigh by how much its opinion agrees with the others'. `crosstalk`: experts
     exchange what they see at the coarsest level, at the price of a decoder pass for every subset.
     """
 
     kind: Literal["maml", "early-fusion"] = "maml"
-    head: Literal["light", "paper", "average"] = "light"
+    head: Literal["joint", "light", "paper", "average"] = "joint"
+    shared_decoder: bool = True
     agreement: bool = False
     crosstalk: bool = False
     channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)

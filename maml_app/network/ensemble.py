@@ -48,12 +48,17 @@ class MamlEnsemble(nn.Module):
         classes: int,
         channels: Sequence[int],
         strides: Sequence[tuple[int, int, int]],
-        head: str = "light",
+        head: str = "joint",
+        shared_decoder: bool = False,
         agreement: bool = False,
         crosstalk: bool = False,
     ) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(UNet(1, classes, channels, strides) for _ in range(modalities))
+        self.shared_decoder = shared_decoder
+        # a shared decoder is the first expert's
+        self.experts = nn.ModuleList(
+            UNet(1, classes, channels, strides, decodes=index == 0 or not shared_decoder) for index in range(modalities)
+        )
         self.head = HEADS[head](modalities, channels[0], classes)
         self.averaged = head == "average"
         # how strongly agreement counts is learned
@@ -87,10 +92,10 @@ class MamlEnsemble(nn.Module):
         found: dict[int, torch.Tensor] = {}
         opinions: ByExpert = {}
         for index, (rows, skips) in encoded.items():
-            expert = self.experts[index]
-            assert isinstance(expert, UNet)
-            levels = expert.decode(skips)
-            opinions[index] = (rows, expert.logits(levels, deep=self.training))
+            decoder = self.experts[0 if self.shared_decoder else index]
+            assert isinstance(decoder, UNet)
+            levels = decoder.decode(skips)
+            opinions[index] = (rows, decoder.logits(levels, deep=self.training))
             found[index] = _scatter(opinions[index][1][0] if self.averaged else levels[0], rows)
         like = next(iter(found.values()))
         return [found.get(index, torch.zeros_like(like)) for index in range(len(self.experts))], opinions
@@ -194,9 +199,9 @@ def build_network(modalities: int, classes: int, plan: dict[str, Any]) -> Segmen
     channels = [int(channel) for channel in plan["channels"]]
     network: SegmentationNetwork
     if plan["kind"] == "maml":
-        # models of earlier versions do not name the two options
-        extras = (bool(plan.get("agreement")), bool(plan.get("crosstalk")))
-        network = MamlEnsemble(modalities, classes, channels, strides, plan["head"], *extras)
+        # models of earlier versions do not name these
+        options = {name: bool(plan.get(name)) for name in ("shared_decoder", "agreement", "crosstalk")}
+        network = MamlEnsemble(modalities, classes, channels, strides, plan["head"], **options)
     else:
         wide = [round(channel * plan["fusion_width"]) for channel in channels]
         network = EarlyFusion(modalities, classes, wide, strides)

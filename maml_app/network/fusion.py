@@ -29,8 +29,12 @@ def _columns(presence: torch.Tensor) -> torch.Tensor:
     return presence[:, :, None, None, None, None]
 
 
+def _upsampled(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(values, size=like.shape[2:], mode="trilinear")
+
+
 class _Head(nn.Module):
-    """The parts of both heads, for M modalities whose last features are `width` wide."""
+    """The parts that heads with attention share, for M modalities whose last features are `width` wide."""
 
     def __init__(self, modalities: int, width: int, classes: int) -> None:
         super().__init__()
@@ -59,20 +63,42 @@ class PaperHead(_Head):
 class LightHead(_Head):
     """The same idea for an eighth of the arithmetic: attention at half resolution, and a softmax over those present.
 
-    fused = Conv3(concat P F_i);  a = softmax over present i of U Conv3(LeakyReLU(InstanceNorm(Conv3([P F_i, fused]))));
+    fused = Conv3(concat P F_i);  a = U softmax over present i of Conv3(LeakyReLU(InstanceNorm(Conv3([P F_i, fused]))));
     out = Conv1(sum a_i F_i), with P a 2 x 2 x 2 mean and U trilinear interpolation.
     """
 
     def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        size = features[0].shape[2:]
+        logits, attention, _ = self._weigh(features, presence)
+        return logits, attention
+
+    def _weigh(
+        self, features: Sequence[torch.Tensor], presence: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, the attention, and `fused`."""
         small = [F.avg_pool3d(feature, 2, ceil_mode=True) for feature in features]
         fused = self.fuse(torch.cat(small, dim=1))
         gates = zip(self.gates, small, strict=True)
-        scores = [F.interpolate(gate(torch.cat([f, fused], dim=1)), size=size, mode="trilinear") for gate, f in gates]
-        scores_present = torch.stack(scores, dim=1).masked_fill(~_columns(presence), float("-inf"))
-        attention = torch.softmax(scores_present, dim=1)
-        weighted = sum(attention[:, i] * f for i, f in enumerate(features))
-        return self.out(weighted), attention
+        scores = torch.stack([gate(torch.cat([f, fused], dim=1)) for gate, f in gates], dim=1)
+        attention = torch.softmax(scores.masked_fill(~_columns(presence), float("-inf")), dim=1)
+        large = _upsampled(attention.flatten(1, 2), features[0]).unflatten(1, attention.shape[1:3])
+        # unbind and not an index: its gradient is one tensor, not one of zeros for each modality
+        weighted = sum(weight * f for weight, f in zip(large.unbind(dim=1), features, strict=True))
+        return self.out(weighted), large, fused
+
+
+class JointHead(LightHead):
+    """Attention chooses among the experts; what only their features together show is added, at half resolution.
+
+    out = Conv1(sum a_i F_i) + U Conv3(LeakyReLU(InstanceNorm(fused))), the rest as in the light head.
+    """
+
+    def __init__(self, modalities: int, width: int, classes: int) -> None:
+        super().__init__(modalities, width, classes)
+        self.joint = nn.Sequential(nn.InstanceNorm3d(width, affine=True), nn.LeakyReLU(0.01), _conv(width, classes, 3))
+
+    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, attention, fused = self._weigh(features, presence)
+        return logits + _upsampled(self.joint(fused), features[0]), attention
 
 
 class AverageHead(nn.Module):
@@ -111,5 +137,6 @@ def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch
 HEADS: dict[str, type[PaperHead] | type[LightHead] | type[AverageHead]] = {
     "paper": PaperHead,
     "light": LightHead,
+    "joint": JointHead,
     "average": AverageHead,
 }

@@ -103,7 +103,7 @@ def foreground_kl(
     teacher_log = F.log_softmax(teacher.float() / temperature, dim=1)
     divergence = (teacher_log.exp() * (teacher_log - F.log_softmax(student.float() / temperature, dim=1))).sum(dim=1)
     divergence = divergence * temperature**2
-    foreground = ((truth > 0) | (teacher.argmax(dim=1) > 0)).float()
+    foreground = ((truth > 0) | (teacher[:, 1:].amax(dim=1) > teacher[:, 0])).float()
     return (divergence * foreground).sum() / foreground.sum().clamp(min=1)
 
 

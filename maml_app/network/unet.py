@@ -20,9 +20,17 @@ class UNet(nn.Module):
         classes: output channels K, background included.
         channels: width of each level, finest first.
         strides: downsampling from the level above, one an axis; the first is (1, 1, 1).
+        decodes: whether it has a decoder; without one it is an encoder whose features another U-Net decodes.
     """
 
-    def __init__(self, in_channels: int, classes: int, channels: Sequence[int], strides: Sequence[Stride]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        channels: Sequence[int],
+        strides: Sequence[Stride],
+        decodes: bool = True,
+    ) -> None:
         super().__init__()
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
@@ -31,6 +39,8 @@ class UNet(nn.Module):
         for channel, stride in zip(channels, strides, strict=True):
             self.encoder.append(UnetBasicBlock(3, width, channel, kernel_size=3, stride=stride, norm_name=NORM))
             width = channel
+        if not decodes:
+            return
         for fine, coarse, stride in zip(channels[:-1], channels[1:], strides[1:], strict=True):
             self.decoder.append(
                 UnetUpBlock(3, coarse, fine, kernel_size=3, stride=1, upsample_kernel_size=stride, norm_name=NORM)

@@ -11,7 +11,8 @@ from maml_app.network.ensemble import EarlyFusion, MamlEnsemble, SegmentationNet
 
 PLAN: dict[str, Any] = {
     "kind": "maml",
-    "head": "light",
+    "head": "joint",
+    "shared_decoder": True,
     "agreement": False,
     "crosstalk": False,
     "channels": [4, 6, 8],
@@ -21,7 +22,8 @@ PLAN: dict[str, Any] = {
 RIVAL = {**PLAN, "kind": "early-fusion"}
 PLANS = [
     PLAN,
-    {**PLAN, "head": "paper"},
+    {**PLAN, "head": "light", "shared_decoder": False},
+    {**PLAN, "head": "paper", "shared_decoder": False},
     {**PLAN, "head": "average"},
     {**PLAN, "agreement": True},
     {**PLAN, "crosstalk": True},
@@ -155,5 +157,24 @@ def test_crosstalk_starts_as_silence_and_then_tells_what_the_others_see() -> Non
 
 
 def test_a_model_from_before_the_options_is_built_as_it_was() -> None:
-    old = {key: value for key, value in PLAN.items() if key not in ("agreement", "crosstalk")}
-    assert sorted(network(old).state_dict()) == sorted(network(PLAN).state_dict())
+    options = ("shared_decoder", "agreement", "crosstalk")
+    old = {key: value for key, value in PLAN.items() if key not in options}
+    assert sorted(network(old).state_dict()) == sorted(network({**PLAN, "shared_decoder": False}).state_dict())
+
+
+def test_a_shared_decoder_is_one_and_encoders_are_not() -> None:
+    def experts_moved_by(net: SegmentationNetwork, part: str) -> list[int]:
+        before = net(IMAGES, ALL).experts
+        with torch.no_grad():
+            for parameter in net.get_submodule(f"experts.0.{part}").parameters():
+                parameter.normal_()
+        after = net(IMAGES, ALL).experts
+        return [index for index in before if not torch.allclose(before[index][1][0], after[index][1][0])]
+
+    own = {**PLAN, "shared_decoder": False}
+    assert [experts_moved_by(network(PLAN), part) for part in ("encoder", "decoder", "heads")] == [
+        [0],
+        [0, 1, 2],
+        [0, 1, 2],
+    ]
+    assert [experts_moved_by(network(own), part) for part in ("encoder", "decoder", "heads")] == [[0], [0], [0]]

@@ -39,6 +39,7 @@ def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
     ("kind", "head", "more"),
     [
         ("maml", "light", {}),
+        ("maml", "joint", {"shared_decoder": True}),
         ("maml", "paper", {"agreement": True, "crosstalk": True}),
         ("maml", "average", {}),
         ("early-fusion", "light", {}),

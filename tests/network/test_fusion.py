@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maml_app.network.fusion import AverageHead, LightHead, PaperHead, agreement
+from maml_app.network.fusion import AverageHead, JointHead, LightHead, PaperHead, agreement
 
 B, M, C, K = 2, 3, 4, 2
 
@@ -44,8 +44,8 @@ def test_paper_head_is_the_papers_equation() -> None:
     assert attention.shape == (B, M, C, 6, 5, 4)
 
 
-@pytest.mark.parametrize("kind", [PaperHead, LightHead])
-def test_absent_modalities_get_no_attention(kind: type[PaperHead] | type[LightHead]) -> None:
+@pytest.mark.parametrize("kind", [PaperHead, LightHead, JointHead])
+def test_absent_modalities_get_no_attention(kind: type[PaperHead | LightHead]) -> None:
     head = kind(M, C, K)
     presence = torch.tensor([[True, False, True], [False, True, False]])
     inputs = [f * presence[:, i, None, None, None, None] for i, f in enumerate(features())]
@@ -68,6 +68,20 @@ def test_a_single_modality_passes_the_light_head_unweighted() -> None:
     presence = torch.tensor([[False, True, False]] * B)
     inputs = [f * presence[:, i, None, None, None, None] for i, f in enumerate(features())]
     assert torch.allclose(head(inputs, presence)[0], head.out(inputs[1]), atol=1e-5)
+
+
+def test_joint_head_is_the_light_head_and_what_features_show_together() -> None:
+    torch.manual_seed(1)
+    head, light = JointHead(M, C, K), LightHead(M, C, K)
+    light.load_state_dict({name: value for name, value in head.state_dict().items() if "joint" not in name})
+    inputs, presence = features(), torch.ones(B, M, dtype=torch.bool)
+    p = dict(head.named_parameters())
+    small = torch.cat([F.avg_pool3d(F.pad(f, (0, 0, 0, 1, 0, 0), mode="replicate"), 2) for f in inputs], 1)
+    x = F.conv3d(small, p["fuse.weight"], p["fuse.bias"], padding=1)
+    x = F.leaky_relu(F.instance_norm(x, weight=p["joint.0.weight"], bias=p["joint.0.bias"]), 0.01)
+    together = F.conv3d(x, p["joint.2.weight"], p["joint.2.bias"], padding=1)
+    together = F.interpolate(together, size=inputs[0].shape[2:], mode="trilinear")
+    assert torch.allclose(head(inputs, presence)[0], light(inputs, presence)[0] + together, atol=1e-4)
 
 
 def test_the_average_is_of_the_probabilities_of_those_present() -> None:
