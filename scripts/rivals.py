@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from maml_app.cases.case import Case
+from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.errors import MamlError, TrainingError
 from maml_app.imaging.files import write_bytes, write_text
@@ -35,9 +35,10 @@ from maml_app.stores.folder import FolderStore
 
 out = Console(highlight=False)
 OURS = "maml"
+ALONE = "single_unets_averaged"
 
 Change = dict[str, Any]
-ALONE: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0, "ranking": 0.0}
+NO_LEARNING_TOGETHER: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0, "ranking": 0.0}
 # what differs from the task file, by section
 RIVALS: dict[str, dict[str, Change]] = {
     OURS: {},
@@ -47,9 +48,9 @@ RIVALS: dict[str, dict[str, Change]] = {
         "network": {"kind": "early-fusion", "fusion_width": 1.75},
         "training": {"modality_dropout": 0.0},
     },
-    "single_unets_averaged": {
+    ALONE: {
         "network": {"head": "average", "shared_decoder": False},
-        "loss": {**ALONE, "fused": 0.0, "experts": 1.0},
+        "loss": {**NO_LEARNING_TOGETHER, "fused": 0.0, "experts": 1.0},
     },
     "maml_as_published": {
         "network": {"head": "paper", "shared_decoder": False},
@@ -132,7 +133,10 @@ def run_unit(
 
 
 def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
-    """What the units in a folder show, as Markdown; Dice by case is averaged over seeds, then over cases."""
+    """What the units in a folder show, as Markdown; Dice by case is averaged over seeds, then over cases.
+
+    One table of Dice under each subset, and one of what an ensemble promises.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((folder / "units").glob("*.json")):
         found.setdefault(path.stem.rsplit("-", 2)[0], []).append(json.loads(path.read_text(encoding="utf-8")))
@@ -152,7 +156,40 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
         cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
         cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
         lines.append(table_row(*cells))
+    lines += ["", *_promises(spec, {name: reports[name] for name in RIVALS if name in reports})]
     return "\n".join(lines) + "\n"
+
+
+def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What a missing modality costs at most, where one more does harm, and each alone minus a U-Net trained on it.
+
+    U-Nets without mutual learning whose opinions are averaged are, under a single modality, that U-Net.
+    """
+    singles = [(name,) for name in spec.modality_names]
+    lines = table_header(
+        "variant",
+        "missing one costs at most",
+        "worse with one more",
+        *(f"{name} minus its U-Net alone" for name in spec.modality_names),
+    )
+    for variant, report in reports.items():
+        dice = {subset: report["subsets"][subset_name(subset)]["mean"] for subset in subsets(spec.modality_names)}
+        more = [(fewer, subset) for subset in dice for fewer in dice if set(fewer) < set(subset)]
+        next_to = [(fewer, subset) for fewer, subset in more if len(fewer) + 1 == len(subset)]
+        costs = [(dice[subset] - dice[fewer], fewer) for fewer, subset in next_to if subset == spec.modality_names]
+        cost, left = max(costs)
+        missing = next(name for name in spec.modality_names if name not in left)
+        harm = [
+            f"{subset_name(fewer)} > {subset_name(subset)} ({dice[subset] - dice[fewer]:+.3f})"
+            for fewer, subset in next_to
+            if dice[subset] < dice[fewer]
+        ]
+        alone = [
+            _gap(report["cases"], reports[ALONE]["cases"], subset_name(single)) if ALONE in reports else "–"
+            for single in singles
+        ]
+        lines.append(table_row(variant, f"{cost:.3f} ({missing})", ", ".join(harm) or "none", *alone))
+    return lines
 
 
 def _merged(units: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.imaging.phantom import write_cases
-from scripts.rivals import ABLATIONS, OURS, RIVALS, VARIANTS, arithmetic, changed, main
+from maml_app.learning.evaluate import subset_name
+from scripts.rivals import ABLATIONS, ALONE, OURS, RIVALS, VARIANTS, arithmetic, changed, main, table
 from tests.conftest import TOY
 
 app = typer.Typer()
@@ -42,6 +44,20 @@ def test_the_early_fusion_rival_has_our_arithmetic_or_twice_that() -> None:
     assert double == pytest.approx(2 * ours, rel=0.15)
 
 
+def test_what_an_ensemble_promises_is_read_from_its_units(tmp_path: Path, spec: TaskSpec) -> None:
+    dice = {subset_name(subset): 0.5 + 0.1 * len(subset) for subset in subsets(spec.modality_names)}
+    dice |= {"ct": 0.9, "ct+mr_t1": 0.55}
+    (tmp_path / "units").mkdir()
+    for variant, less in ((OURS, 0.0), (ALONE, 0.05)):
+        scores = {subset: dict.fromkeys(spec.scored, value - less) for subset, value in dice.items()}
+        unit = {"minutes": 1.0, "gflop": 1.0, "cases": {f"case_{number}": scores for number in range(3)}}
+        (tmp_path / "units" / f"{variant}-0-0.json").write_text(json.dumps(unit))
+    ours = table(spec, tmp_path, list(VARIANTS)).split("\n\n")[1].splitlines()[2]
+    harm = "ct > ct+pet (-0.200), ct > ct+mr_t1 (-0.350), mr_t1 > ct+mr_t1 (-0.050)"
+    gain = "+0.050 (+0.050 to +0.050)"
+    assert ours == f"| {OURS} | 0.250 (pet) | {harm} | {gain} | {gain} | {gain} |"
+
+
 def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) -> None:
     write_cases(tmp_path / "studies", spec, count=4, seed=3, size=16)
     (tmp_path / "task.yaml").write_text(TOY)
@@ -63,10 +79,12 @@ def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) 
     unit = json.loads(units[0].read_text())
     assert sorted(unit["cases"]) == ["phantom_000", "phantom_002"]  # every second patient
     table = (tmp_path / "out" / "table.md").read_text()
-    rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in table.splitlines()[2:]}
+    dice, promises = table.split("\n\n")
+    rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in dice.splitlines()[2:]}
     assert set(rows) == {OURS, "single_unets_averaged", "early_fusion"}
     assert rows[OURS][1] == "4"
     assert "to" in rows["early_fusion"][-1]  # an interval of the difference
+    assert len(promises.splitlines()) == 2 + 3
     assert (tmp_path / "out" / "inside.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "out" / "models").iterdir())) == 12
     other = CliRunner().invoke(app, [*command, "--steps", "2"])
