@@ -269,7 +269,6 @@
     if (!view) {
       return;
     }
-    await show();
     if (!known.has(view.series)) {
       const failed = error => ({ error: error.message });
       known.set(
@@ -282,13 +281,13 @@
       return; // another series was chosen meanwhile
     }
     box.series.textContent = `Series: ${view.displaySet.SeriesDescription || view.series}`;
-    if (info.error) {
-      box.state.textContent = info.error;
-      return;
-    }
-    const missing = info.missing.length ? `; missing: ${info.missing.join(', ')}` : '; none missing';
-    const labelled = info.labelled ? 'Labelled.' : 'No label yet.';
-    box.state.textContent = `Used: ${info.modalities.join(', ')}${missing}. ${labelled}`;
+    box.state.textContent = info.error || contents(info);
+    await show();
+  }
+
+  function contents({ modalities, missing, labelled }) {
+    const absent = missing.length ? `missing: ${missing.join(', ')}` : 'none missing';
+    return `Used: ${modalities.join(', ')}; ${absent}. ${labelled ? 'Labelled.' : 'No label yet.'}`;
   }
 
   /** A study may open on a localizer: show the case's reference series instead, once. */
@@ -467,6 +466,9 @@
           grid.subscribe(grid.EVENTS[name], () => void showReference().then(refresh));
         }
       }
+      // the grid tells of a change before its state shows it; when a viewport has its images, it does
+      const viewports = service('cornerstoneViewportService');
+      viewports.subscribe(viewports.EVENTS.VIEWPORT_DATA_CHANGED, () => void refresh());
     },
   };
 
