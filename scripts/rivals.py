@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,24 +135,28 @@ def run_unit(
 def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
     """What the units in a folder show, as Markdown; Dice by case is averaged over seeds, then over cases.
 
-    One table of Dice under each subset, and one of what an ensemble promises.
+    One table of Dice under each subset, and one of what an ensemble promises. Differences are between units of the same
+    splits and seeds.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    # variant -> "split-seed" -> unit
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted((folder / "units").glob("*.json")):
-        found.setdefault(path.stem.rsplit("-", 2)[0], []).append(json.loads(path.read_text(encoding="utf-8")))
-    merged = {name: _merged(found[name]) for name in names if name in found}
-    reports = {name: summarise(cases, spec) for name, cases in merged.items()}
+        name, split, seed = path.stem.rsplit("-", 2)
+        found.setdefault(name, {})[f"{split}-{seed}"] = json.loads(path.read_text(encoding="utf-8"))
+    reports = {name: summarise(_merged(found[name].values()), spec) for name in names if name in found}
     if not reports:
         return "nothing yet\n"
-    subsets = list(reports[next(iter(reports))]["subsets"])
+    columns = list(reports[next(iter(reports))]["subsets"])
     full = subset_name(spec.modality_names)
-    head = ["variant", "units", "GFLOP", "min", *subsets, "mean over subsets", "minus ours, mean", "minus ours, full"]
+    head = ["variant", "units", "GFLOP", "min", *columns, "mean over subsets", "minus ours, mean", "minus ours, full"]
     lines = table_header(*head)
     for name, report in reports.items():
-        units = found[name]
-        numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in subsets]
+        units = list(found[name].values())
+        numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in columns]
         low, high = report["interval"] or (float("nan"), float("nan"))
-        gaps = [_gap(merged[name], merged[OURS], subset) if OURS in merged else "–" for subset in (None, full)]
+        both = sorted(found[name].keys() & found.get(OURS, {}).keys())
+        theirs, ours = (_merged([found[one][key] for key in both]) for one in (name, OURS))
+        gaps = [_gap(theirs, ours, subset) if name != OURS else "–" for subset in (None, full)]
         cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
         cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
         lines.append(table_row(*cells))
@@ -192,7 +196,7 @@ def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str
     return lines
 
 
-def _merged(units: list[dict[str, Any]]) -> dict[str, Any]:
+def _merged(units: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Dice by case, subset and name, averaged over the seeds that scored the case."""
     every: dict[str, list[Any]] = {}
     for unit in units:
@@ -211,7 +215,7 @@ def _gap(one: dict[str, Any], other: dict[str, Any], subset: str | None) -> str:
     ours, theirs = case_means(other, subset), case_means(one, subset)
     differences = [theirs[case_id] - ours[case_id] for case_id in theirs if case_id in ours]
     interval = bootstrap_interval(differences)
-    if one is other or interval is None:
+    if interval is None:
         return "–"
     return f"{mean(differences):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
 
