@@ -189,7 +189,9 @@ def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str
             if dice[subset] < dice[fewer]
         ]
         alone = [
-            _gap(report["cases"], reports[ALONE]["cases"], subset_name(single)) if ALONE in reports else "–"
+            _gap(report["cases"], reports[ALONE]["cases"], subset_name(single))
+            if ALONE in reports and variant != ALONE
+            else "–"
             for single in singles
         ]
         lines.append(table_row(variant, f"{cost:.3f} ({missing})", ", ".join(harm) or "none", *alone))
