@@ -20,6 +20,7 @@
   let box = null;
   let busy = false;
   let opened = ''; // the study whose reference series was shown
+  let connected = null; // the stock panel that was connected to this server
 
   const service = name => managers.servicesManager.services[name];
   const segmentationId = series => `maml-${series}`;
@@ -391,19 +392,25 @@
     return made;
   }
 
-  /** Put our box above the stock panel whenever that appears, and connect it to this server. */
+  /** Put our box above the stock panel whenever that appears; connect that to this server once there are images. */
   function attach() {
     const panel = document.querySelector('.monaiLabelPanel');
-    if (!managers || !panel || (box && box.root.isConnected)) {
+    if (!managers || !panel) {
       return;
     }
-    box = box || build();
-    panel.parentElement.insertBefore(box.root, panel);
-    const connect = panel.querySelector('.settingsTable button.actionButton');
-    if (connect) {
-      connect.click();
+    if (!box || !box.root.isConnected) {
+      box = box || build();
+      panel.parentElement.insertBefore(box.root, panel);
     }
-    void showReference().then(refresh);
+    // the stock code fails when it is connected before a viewport has a series
+    if (connected !== panel && active()) {
+      connected = panel;
+      const connect = panel.querySelector('.settingsTable button.actionButton');
+      if (connect) {
+        connect.click();
+      }
+      void showReference().then(refresh);
+    }
   }
 
   /** The stock panel's Run button draws into one labelmap for all series; ours does not. */
@@ -439,8 +446,12 @@
       if (load) {
         const commandFn = options => {
           const first = options && options.segmentations && options.segmentations[0];
-          // '1' is the stock panel's one labelmap for all series
-          return first && first.segmentationId === '1' ? undefined : load.commandFn(options);
+          if (!first || first.segmentationId !== '1') {
+            return load.commandFn(options);
+          }
+          // '1' is the stock panel's one labelmap for all series; it colours these segments later, and fails without it
+          Object.keys(first.config.segments).forEach(index => delete first.config.segments[index]);
+          return undefined;
         };
         context.loadSegmentationsForViewport = { ...load, commandFn };
       }
@@ -463,12 +474,18 @@
       const grid = service('viewportGridService');
       for (const name of ['ACTIVE_VIEWPORT_ID_CHANGED', 'GRID_STATE_CHANGED', 'VIEWPORTS_READY']) {
         if (grid.EVENTS[name]) {
-          grid.subscribe(grid.EVENTS[name], () => void showReference().then(refresh));
+          grid.subscribe(grid.EVENTS[name], () => {
+            attach();
+            void showReference().then(refresh);
+          });
         }
       }
       // the grid tells of a change before its state shows it; when a viewport has its images, it does
       const viewports = service('cornerstoneViewportService');
-      viewports.subscribe(viewports.EVENTS.VIEWPORT_DATA_CHANGED, () => void refresh());
+      viewports.subscribe(viewports.EVENTS.VIEWPORT_DATA_CHANGED, () => {
+        attach();
+        void refresh();
+      });
     },
   };
 

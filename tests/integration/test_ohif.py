@@ -75,10 +75,13 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def page(running: Running, request: pytest.FixtureRequest) -> Iterator[Page]:
     page = running.browser.new_page(viewport={"width": 1600, "height": 900})
     page.set_default_timeout(180_000)
+    failures: list[str] = []  # what OHIF itself says when something was thrown and nobody caught it
+    page.on("console", lambda said: failures.append(said.text) if "Error Boundary" in said.text else None)
     yield page
     # what the annotator saw last, to look at
     page.screenshot(path=ARTEFACTS / f"{request.node.name}.png")
     page.close()
+    assert not failures
 
 
 def open_study(page: Page, running: Running, study: int) -> None:
