@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.array import AdjustContrast, RandGaussianNoise, ScaleIntensity, ShiftIntensity
+from monai.transforms.spatial.array import AffineGrid, RandSimulateLowResolution, Resample, Resize
+from monai.transforms.utils import create_rotate
+from monai.utils.type_conversion import convert_to_tensor
 
 from maml_app.imaging.volume import Array
 
@@ -59,7 +63,8 @@ def draw(
     angles = rng.uniform(-0.26, 0.26, 3) * (rng.random() < 0.5)
     scale = np.exp(rng.uniform(-0.18, 0.18)) if rng.random() < 0.5 else 1.0
     edges = np.array(spacing_mm)
-    matrix = np.diag(1 / edges) @ _rotation(angles) @ np.diag(edges) @ np.diag(signs * scale)
+    rotation = np.asarray(create_rotate(3, angles.tolist()))[:3, :3]
+    matrix = np.diag(1 / edges) @ rotation @ np.diag(edges) @ np.diag(signs * scale)
     intensity = {
         "gain": rng.uniform(0.8, 1.2, modalities),
         "shift": rng.uniform(-0.15, 0.15, modalities),
@@ -77,64 +82,40 @@ def draw(
     return Augmentation(matrix=matrix, offsets=offsets, warp=warp, zoom=zoom, **intensity)
 
 
-def _rotation(angles: Array) -> Array:
-    """Rotations about X, Y, Z in turn, radians."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        one, two = [other for other in range(3) if other != axis]
-        turn = np.eye(3)
-        turn[one, one] = turn[two, two] = np.cos(angle)
-        turn[one, two], turn[two, one] = -np.sin(angle), np.sin(angle)
-        result = turn @ result
-    return result
-
-
 def apply(
     images: torch.Tensor, label: torch.Tensor, patch: Sequence[int], chosen: Augmentation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn, scale, flip and deform about the centre, cut to `patch`, and change intensities.
+    """Turn, scale, flip and deform about the centre, cut to `patch`, and change intensities, with MONAI's transforms.
 
     images (M, X, Y, Z) float, label (X, Y, Z) integer, both at least as large as the patch; the images linearly, the
     label by nearest neighbour. Returns the same at the patch's size.
     """
-    size = torch.tensor(images.shape[1:], dtype=torch.float32)
-    goal = torch.tensor(list(patch), dtype=torch.float32)
-    # patch voxel -> image voxel, both from their centres; grid_sample wants it in halves of the image, Z first
-    matrix = torch.from_numpy(chosen.matrix).float() * goal / size[:, None]
-    theta = torch.zeros(1, 3, 4)
-    theta[0, :, :3] = matrix.flip(0).flip(1)
-    place = F.affine_grid(theta, [1, 1, *patch], align_corners=False)
+    affine = np.eye(4)
+    affine[:3, :3] = chosen.matrix
+    grid = AffineGrid(affine=affine, dtype=torch.float32)(patch)[0]  # voxels of the image, counted from its centre
     if chosen.warp is not None:
-        smooth = F.interpolate(
-            torch.from_numpy(chosen.warp).float()[None], size=list(patch), mode="trilinear", align_corners=True
-        )
-        place = place + (smooth * (2 / size)[:, None, None, None]).flip(1).permute(0, 2, 3, 4, 1)
-    apart = torch.from_numpy(chosen.offsets).float() * 2 / size
+        grid[:3] += Resize(patch, mode="trilinear", align_corners=True)(torch.from_numpy(chosen.warp).float())
+    sample = Resample(dtype=torch.float32)
     # one look-up for all modalities that lie where the label lies
-    together = F.grid_sample(images[None], place, padding_mode="border", align_corners=False)[0]
+    moved = sample(images, grid)
     for index in np.flatnonzero(chosen.offsets.any(axis=1)):
-        moved_place = place + apart[index].flip(0)
-        one = images[None, index : index + 1]
-        together[index] = F.grid_sample(one, moved_place, padding_mode="border", align_corners=False)[0, 0]
-    moved = F.grid_sample(label[None, None].float(), place, mode="nearest", padding_mode="border", align_corners=False)
-    return _intensity(_blurred(together, chosen.zoom), chosen), moved[0, 0].round().to(label.dtype)
+        offset = torch.tensor([*chosen.offsets[index], 0], dtype=torch.float32)
+        moved[index] = sample(images[index : index + 1], grid + offset[:, None, None, None])[0]
+    changed = torch.cat([_intensity(one[None], index, chosen) for index, one in enumerate(moved)])
+    moved_label = sample(label[None].float(), grid, mode="nearest")[0].round().to(label.dtype)
+    # without the metadata that MONAI adds, which slows everything after it
+    return convert_to_tensor(changed), convert_to_tensor(moved_label)
 
 
-def _blurred(images: torch.Tensor, zoom: Array) -> torch.Tensor:
-    for index in np.flatnonzero(zoom < 1):
-        one = images[None, index : index + 1]
-        small = F.interpolate(one, scale_factor=float(zoom[index]), mode="nearest-exact")
-        images[index] = F.interpolate(small, size=images.shape[1:], mode="trilinear")[0, 0]
-    return images
-
-
-def _intensity(images: torch.Tensor, chosen: Augmentation) -> torch.Tensor:
-    def column(values: Array) -> torch.Tensor:
-        return torch.from_numpy(values).float()[:, None, None, None]
-
-    low = images.amin(dim=(1, 2, 3), keepdim=True)
-    span = (images.amax(dim=(1, 2, 3), keepdim=True) - low).clamp(min=1e-6)
-    images = ((images - low) / span) ** column(chosen.gamma) * span + low
-    images = images * column(chosen.gain) + column(chosen.shift)
-    generator = torch.Generator().manual_seed(chosen.seed)
-    return images + column(chosen.noise) * torch.randn(images.shape, generator=generator)
+def _intensity(image: torch.Tensor, index: int, chosen: Augmentation) -> torch.Tensor:
+    """One modality (1, X, Y, Z) with the resolution, contrast, brightness and noise drawn for it."""
+    zoom, noise = float(chosen.zoom[index]), float(chosen.noise[index])
+    steps = [
+        RandSimulateLowResolution(prob=float(zoom < 1), downsample_mode="nearest-exact", zoom_range=(zoom, zoom)),
+        AdjustContrast(chosen.gamma[index]),
+        ScaleIntensity(minv=None, maxv=None, factor=chosen.gain[index] - 1),
+        ShiftIntensity(chosen.shift[index]),
+        RandGaussianNoise(prob=float(noise > 0), std=noise, sample_std=False),
+    ]
+    changed: torch.Tensor = Compose(steps).set_random_state(chosen.seed + index)(image)
+    return changed

@@ -171,9 +171,10 @@ def rank(strategy: str, pool: Pool) -> list[Ranked]:
     Cases that the strategy has no value for, as they are not scored yet, come last, in random order. Before the first
     model every strategy that would ask it goes by what the images look like: the most unlike first.
     """
-    shown = strategy not in ("random", "first", "foreground_random")
+    blind = strategy in ("random", "first")
+    shown = not blind and strategy != "foreground_random"
     cold = any(score.version == COLD for score in pool.scored)
-    values = (distances if cold and strategy not in ("random", "first") else STRATEGIES[strategy][0])(pool)
+    values = (distances if cold and not blind else STRATEGIES[strategy][0])(pool)
     chance = _random(pool)
     order = sorted(pool.waiting, key=lambda case: (case.id not in values, -values.get(case.id, chance[case.id])))
     unlike = distances(pool)
