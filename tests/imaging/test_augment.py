@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.ndimage import affine_transform
 
 from maml_app.imaging.augment import Augmentation, apply, draw
 
@@ -61,6 +62,22 @@ def test_rotation_moves_images_and_label_together_and_is_rigid_in_mm() -> None:
         scale = np.linalg.det(in_mm) ** (1 / 3)
         assert np.allclose(in_mm @ in_mm.T, np.eye(3) * scale**2, atol=1e-9)
         assert 0.8 < scale < 1.25
+
+
+def test_voxels_come_from_where_the_matrix_says() -> None:
+    """The patch's voxel p shows the image at matrix (p - centre) + centre, for images and label alike."""
+    images, label = cube()
+    patch = (14, 12, 8)
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        matrix = draw(rng, 2, (True, True, True), (1.0, 0.8, 3.0)).matrix
+        offset = (np.array(label.shape) - 1) / 2 - matrix @ ((np.array(patch) - 1) / 2)
+        moved, moved_label = apply(images, label, patch, replace(PLAIN, matrix=matrix))
+        for image, found in zip(images, moved, strict=True):
+            expected = affine_transform(image.numpy(), matrix, offset, patch, order=1, mode="nearest")
+            assert np.allclose(found.numpy(), expected, atol=1e-4)
+        expected = affine_transform(label.numpy(), matrix, offset, patch, order=0, mode="nearest")
+        assert (moved_label.numpy() == expected).mean() > 0.99  # halves are rounded either way
 
 
 def test_a_draw_is_repeatable_and_flips_only_where_allowed() -> None:
