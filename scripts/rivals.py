@@ -61,10 +61,6 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "attention_alone": {"network": {"head": "light"}},
     "own_decoders": {"network": {"shared_decoder": False}},
     "attention_alone_own_decoders": {"network": {"head": "light", "shared_decoder": False}},
-    "experts_first": {
-        "network": {"shared_decoder": False, "fused_gradient": 0.2, "expert_alone": True},
-        "loss": {"experts": 1.0},
-    },
     "without_mutual": {"loss": {"mutual": 0.0}},
     "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0}},
     "without_consistency": {"loss": {"consistency": 0.0}},

@@ -29,9 +29,7 @@ class Network(Strict):
     `head`: how the experts' features are fused, see network/fusion.py; `average` is the mean of their opinions.
     `shared_decoder`: each expert has its own encoder, and all have one decoder, which learns from every modality.
     `agreement`: an expert's features weigh by how much its opinion agrees with the others'. `crosstalk`: experts
-    exchange what they see at the coarsest level, at the price of a decoder pass for every subset. `fused_gradient`: how
-    much of the gradient of what the head says reaches the experts. `expert_alone`: a modality that is alone is answered
-    by its expert, without the head.
+    exchange what they see at the coarsest level, at the price of a decoder pass for every subset.
     """
 
     kind: Literal["maml", "early-fusion"] = "maml"
@@ -39,8 +37,6 @@ class Network(Strict):
     shared_decoder: bool = True
     agreement: bool = False
     crosstalk: bool = False
-    fused_gradient: Annotated[float, Field(ge=0, le=1)] = 1.0
-    expert_alone: bool = False
     channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)
     strides: tuple[Ints3, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     fusion_width: Annotated[float, Field(ge=1, le=8)] = 2.0

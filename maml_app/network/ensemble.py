@@ -52,13 +52,9 @@ class MamlEnsemble(nn.Module):
         shared_decoder: bool = False,
         agreement: bool = False,
         crosstalk: bool = False,
-        fused_gradient: float = 1.0,
-        expert_alone: bool = False,
     ) -> None:
         super().__init__()
         self.shared_decoder = shared_decoder
-        self.fused_gradient = fused_gradient
-        self.expert_alone = expert_alone
         # a shared decoder is the first expert's
         self.experts = nn.ModuleList(
             UNet(1, classes, channels, strides, decodes=index == 0 or not shared_decoder) for index in range(modalities)
@@ -100,16 +96,9 @@ class MamlEnsemble(nn.Module):
             assert isinstance(decoder, UNet)
             levels = decoder.decode(skips)
             opinions[index] = (rows, decoder.logits(levels, deep=self.training))
-            last = opinions[index][1][0] if self.averaged else levels[0]
-            found[index] = _scatter(self._damped(last), rows)
+            found[index] = _scatter(opinions[index][1][0] if self.averaged else levels[0], rows)
         like = next(iter(found.values()))
         return [found.get(index, torch.zeros_like(like)) for index in range(len(self.experts))], opinions
-
-    def _damped(self, values: torch.Tensor) -> torch.Tensor:
-        """The same values, with a part of the gradient."""
-        if self.fused_gradient == 1:
-            return values
-        return self.fused_gradient * values + (1 - self.fused_gradient) * values.detach()
 
     def _exchanged(self, encoded: ByExpert, presence: torch.Tensor) -> ByExpert:
         whole = {index: _scatter(skips[-1], rows) for index, (rows, skips) in encoded.items()}
@@ -138,10 +127,6 @@ class MamlEnsemble(nn.Module):
             weights = weights * presence.sum(dim=1, keepdim=True)
             kept = [f * weights[:, i, None, None, None, None] for i, f in enumerate(kept)]
         logits, attention = self.head(kept, presence)
-        if self.expert_alone:
-            alone = presence & (presence.sum(dim=1, keepdim=True) == 1)
-            for index, (rows, levels) in opinions.items():
-                logits = torch.where(_column(alone, index), _scatter(levels[0], rows), logits)
         return logits, attention
 
     def attention(self, images: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
@@ -215,8 +200,7 @@ def build_network(modalities: int, classes: int, plan: dict[str, Any]) -> Segmen
     network: SegmentationNetwork
     if plan["kind"] == "maml":
         # models of earlier versions do not name these
-        names = ("shared_decoder", "agreement", "crosstalk", "fused_gradient", "expert_alone")
-        options = {name: plan[name] for name in names if name in plan}
+        options = {name: bool(plan.get(name)) for name in ("shared_decoder", "agreement", "crosstalk")}
         network = MamlEnsemble(modalities, classes, channels, strides, plan["head"], **options)
     else:
         wide = [round(channel * plan["fusion_width"]) for channel in channels]

@@ -27,7 +27,6 @@ PLANS = [
     {**PLAN, "head": "average"},
     {**PLAN, "agreement": True},
     {**PLAN, "crosstalk": True},
-    {**PLAN, "fused_gradient": 0.2, "expert_alone": True},
     RIVAL,
 ]
 IMAGES = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -158,7 +157,7 @@ def test_crosstalk_starts_as_silence_and_then_tells_what_the_others_see() -> Non
 
 
 def test_a_model_from_before_the_options_is_built_as_it_was() -> None:
-    options = ("shared_decoder", "agreement", "crosstalk")  # the later ones change no weights
+    options = ("shared_decoder", "agreement", "crosstalk")
     old = {key: value for key, value in PLAN.items() if key not in options}
     assert sorted(network(old).state_dict()) == sorted(network({**PLAN, "shared_decoder": False}).state_dict())
 
@@ -179,30 +178,3 @@ def test_a_shared_decoder_is_one_and_encoders_are_not() -> None:
         [0, 1, 2],
     ]
     assert [experts_moved_by(network(own), part) for part in ("encoder", "decoder", "heads")] == [[0], [0], [0]]
-
-
-def test_a_part_of_the_fused_gradient_reaches_the_experts_and_all_of_it_the_head() -> None:
-    def gradients(share: float) -> dict[str, torch.Tensor]:
-        net = network({**PLAN, "shared_decoder": False, "fused_gradient": share})
-        net(IMAGES, ALL).fused[0].square().sum().backward()
-        return {name: one.grad for name, one in net.named_parameters() if one.grad is not None}
-
-    whole, part = gradients(1.0), gradients(0.25)
-    assert sorted(whole) == sorted(part)
-    for name, gradient in whole.items():
-        wanted = gradient if name.startswith("head.") else 0.25 * gradient
-        assert torch.allclose(part[name], wanted, rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
-    assert all(name.startswith("head.") or not gradient.any() for name, gradient in gradients(0.0).items())
-
-
-def test_a_modality_that_is_alone_is_answered_by_its_expert() -> None:
-    net = network({**PLAN, "expert_alone": True})
-    presence = torch.tensor([[False, True, False], [True, True, False]])
-    outputs, with_head = net(IMAGES, presence), network(PLAN)(IMAGES, presence)
-    rows, levels = outputs.experts[1]
-    assert rows.all()
-    assert torch.equal(outputs.fused[0][0], levels[0][0])
-    assert torch.equal(outputs.fused[0][1], with_head.fused[0][1])
-    assert not torch.allclose(outputs.fused[0][0], with_head.fused[0][0])
-    # and as a part of what is there
-    assert torch.equal(next(net.each_subset(IMAGES, [torch.tensor([[False, True, False]] * 2)])), levels[0])

@@ -41,7 +41,6 @@ def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
         ("maml", "light", {}),
         ("maml", "joint", {"shared_decoder": True}),
         ("maml", "paper", {"agreement": True, "crosstalk": True}),
-        ("maml", "joint", {"expert_alone": True}),
         ("maml", "average", {}),
         ("early-fusion", "light", {}),
     ],
@@ -52,7 +51,7 @@ def test_it_gives_the_same_mask_where_this_program_is_not(
     ours = network(kind, head, **more)
     export_torchscript(tmp_path / "model.ts", ours, 3, (8, 8, 12))
     images = torch.randn(1, 3, 8, 8, 12)
-    for chosen in list(product((True, False), repeat=3))[:4]:
+    for chosen in list(product((True, False), repeat=3))[:3]:
         presence = torch.tensor([chosen])
         np.savez(tmp_path / "input.npz", images=images.numpy(), presence=presence.numpy())
         subprocess.run([sys.executable, "-I", "-c", ELSEWHERE], check=True, cwd=tmp_path)
