@@ -67,6 +67,8 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "with_ranking": {"loss": {"ranking": 0.5}},
     "without_experts_loss": {"loss": {"experts": 0.0, "mutual": 0.0}},
     "temperature_2": {"loss": {"temperature": 2.0}},
+    "without_deep_supervision": {"loss": {"deep": 0.0}},
+    "without_clipping": {"training": {"clip": 0.0}},
     "without_ema": {"training": {"ema": False}},
     "with_sgd": {"training": {"optimiser": "sgd", "learning_rate": 0.01}},
     "with_agreement": {"network": {"agreement": True}},

@@ -62,7 +62,10 @@ class Network(Strict):
 
 
 class Loss(Strict):
-    """Weights of the loss terms; 0 switches a term off. `network/losses.py` explains each."""
+    """Weights of the loss terms; 0 switches a term off. `network/losses.py` explains each.
+
+    `deep`: what each coarser level of a U-Net weighs against the next finer one; 0 for no deep supervision.
+    """
 
     fused: Weight = 1.0
     experts: Weight = 0.5
@@ -71,6 +74,7 @@ class Loss(Strict):
     consistency: Weight = 0.25
     ranking: Weight = 0.0
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    deep: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class Augment(Strict):
@@ -91,8 +95,9 @@ class Training(Strict):
     `folds` of cross-validation while no labelled patient is kept for validation (0: none). `new_labels`: how many times
     an epoch a case is drawn whose label the served model has not seen; the others once. `modality_dropout`: how often a
     random part of the modalities is drawn for a case, else all of them. `optimiser` adamw with a cosine, or sgd with
-    Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `ema`: averaged weights are the result.
-    `checks`: how often in the course of a run the validation cases are scored, for people to see.
+    Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `clip`: largest norm of the gradient; 0:
+    none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
+    of a run the validation cases are scored, for people to see.
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -100,6 +105,8 @@ class Training(Strict):
     patch: Ints3 = (64, 64, 32)
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Positive = 2e-3
+    clip: Weight = 1.0
+    amp: bool = True
     ema: bool = True
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.67

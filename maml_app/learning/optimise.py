@@ -170,7 +170,7 @@ def optimise(
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             report(Progress("train", step, steps, {}, note=f"out of memory: going on with {load}"))
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
         optimiser.step()
         schedule.step()
         average.update_parameters(network)
@@ -233,7 +233,8 @@ def _gradients(
     sums: dict[str, float] = {}
     for place, part in enumerate(mine):
         batch = _to(source.batch(step, part, load.patch), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        amp = device.type == "cuda" and source.spec.training.amp
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             outputs = model(batch.images, batch.presence, batch.subset if source.draws_subsets else None)
         terms = criterion(outputs, batch.label)
         if not torch.isfinite(terms["total"]):

@@ -35,14 +35,15 @@ class MutualLearningLoss(nn.Module):
     """Weighted sum of the terms above.
 
     Args:
-        weights: term name -> weight; a weight of 0 skips the term. `temperature` is that of the divergences.
+        weights: term name -> weight; a weight of 0 skips the term. `temperature` is that of the divergences,
+            `deep` what each coarser level weighs against the next finer one.
         regions: the classes of each region that is scored; every class but background by itself if None.
     """
 
     def __init__(self, weights: dict[str, float], regions: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
-        self.weights = {name: weight for name, weight in weights.items() if name != "temperature"}
-        self.temperature = weights["temperature"]
+        self.weights = {name: weight for name, weight in weights.items() if name not in ("temperature", "deep")}
+        self.temperature, self.deep = weights["temperature"], weights["deep"]
         self.regions = regions
         self.dice = DiceLoss(include_background=True, batch=True)
 
@@ -76,10 +77,10 @@ class MutualLearningLoss(nn.Module):
         return foreground_kl(student, teacher, truth, self.temperature)
 
     def _deep(self, logits: Sequence[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
-        """Deep supervision: each coarser level weighs half of the finer one (nnU-Net, 10.1038/s41592-020-01008-z)."""
+        """Deep supervision as nnU-Net's (10.1038/s41592-020-01008-z), where each level weighs half of the finer."""
         total = logits[0].new_zeros(())
-        weights = [0.5**level for level in range(len(logits))]
-        for weight, level in zip(weights, logits, strict=True):
+        weights = [self.deep**level for level in range(len(logits) if self.deep else 1)]
+        for weight, level in zip(weights, logits, strict=False):
             small = F.interpolate(truth[:, None].float(), size=level.shape[2:], mode="nearest-exact")
             total = total + weight / sum(weights) * self._segmentation(level.float(), small[:, 0].long())
         return total

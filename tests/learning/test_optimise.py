@@ -20,6 +20,7 @@ from maml_app.learning.distributed import optimise_on
 from maml_app.learning.optimise import Load, Progress, optimise
 from maml_app.learning.predict import load_model
 from maml_app.learning.train import train
+from maml_app.network.ensemble import build_network
 from maml_app.stores.folder import FolderStore
 from scripts.server import ROOT
 from tests.conftest import TOY
@@ -55,6 +56,18 @@ def test_two_processes_give_what_one_gives_in_two_parts(built: dict[str, Path], 
     still = spec.model_copy(update={"training": spec.training.model_copy(update={"learning_rate": 1e-9})})
     warm = optimise_on([CPU, CPU], still, built, 1, alone, lambda progress: None, tmp_path / "again")
     assert apart(alone.state_dict(), warm.state_dict()) < 1e-5
+
+
+def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskSpec) -> None:
+    def moved(clip: float) -> float:
+        plan = {"optimiser": "sgd", "learning_rate": 0.01, "clip": clip, "steps": 1, "ema": False}
+        one = spec.model_copy(update={"training": spec.training.model_copy(update=plan)})
+        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+        found, _ = optimise(one, source(built, one), 1, CPU, start)
+        return apart(start.state_dict(), found.state_dict())
+
+    # nothing else moves weights by more than decay does
+    assert moved(1e-6) < 1e-4 < moved(1.0) < moved(0.0)
 
 
 def test_torchrun_gives_what_one_process_gives(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> None:

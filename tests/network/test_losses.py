@@ -10,7 +10,7 @@ from maml_app.network.ensemble import Outputs
 from maml_app.network.losses import MutualLearningLoss, foreground_kl
 
 WEIGHTS = {"fused": 1.0, "experts": 0.5, "mutual": 0.5, "subset": 0.5, "consistency": 0.25, "ranking": 0.5}
-WEIGHTS["temperature"] = 1.0
+WEIGHTS |= {"temperature": 1.0, "deep": 0.5}
 
 
 def certain(truth: torch.Tensor, size: float = 20.0) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_agreement_costs_nothing_and_a_perfect_answer_almost_nothing() -> None:
     logits = certain(TRUTH)
     outputs = Outputs([logits], logits, {0: (ROWS, [logits])})
     terms = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
-    assert set(terms) == {*WEIGHTS, "total"} - {"temperature"}
+    assert set(terms) == {*WEIGHTS, "total"} - {"temperature", "deep"}
     assert float(terms["total"]) < 1e-3
     assert float(terms["mutual"]) == pytest.approx(0, abs=1e-6)
 
@@ -87,6 +87,9 @@ def test_deep_levels_weigh_half_of_the_finer_one() -> None:
     wrong_small = MutualLearningLoss(WEIGHTS)(Outputs([right, -small]), TRUTH)["fused"]
     wrong_large = MutualLearningLoss(WEIGHTS)(Outputs([-right, small]), TRUTH)["fused"]
     assert float(wrong_large / wrong_small) == pytest.approx(2, rel=0.25)
+    finest_only = MutualLearningLoss({**WEIGHTS, "deep": 0.0})
+    assert float(finest_only(Outputs([right, -small]), TRUTH)["fused"]) < 1e-3
+    assert float(finest_only(Outputs([-right, small]), TRUTH)["fused"]) > float(wrong_large)
 
 
 def test_the_hinge_costs_only_where_more_modalities_do_worse() -> None:
