@@ -13,7 +13,19 @@ from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.imaging.phantom import write_cases
 from maml_app.learning.evaluate import subset_name
-from scripts.rivals import ABLATIONS, ALONE, OURS, RIVALS, VARIANTS, arithmetic, changed, main, table
+from scripts.rivals import (
+    ABLATIONS,
+    ALONE,
+    BY_EXPERTS,
+    OURS,
+    PUBLISHED,
+    RIVALS,
+    VARIANTS,
+    arithmetic,
+    changed,
+    main,
+    table,
+)
 from tests.conftest import TOY
 
 app = typer.Typer()
@@ -71,7 +83,7 @@ def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) 
     (units[0].with_suffix(".claim")).write_text("999999999")
     units[0].unlink()
     before = units[1].stat().st_mtime_ns
-    command += ["--variants", f"{OURS},single_unets_averaged,early_fusion", "--picture"]
+    command += ["--variants", f"{OURS},{ALONE},early_fusion,{PUBLISHED}", "--picture"]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert units[1].stat().st_mtime_ns == before
@@ -81,12 +93,19 @@ def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) 
     table = (tmp_path / "out" / "table.md").read_text()
     dice, promises = table.split("\n\n")
     rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in dice.splitlines()[2:]}
-    assert set(rows) == {OURS, "single_unets_averaged", "early_fusion"}
+    assert set(rows) == {OURS, ALONE, "early_fusion", PUBLISHED, BY_EXPERTS}
     assert rows[OURS][1] == "4"
     assert "to" in rows["early_fusion"][-1]  # an interval of the difference
-    assert len(promises.splitlines()) == 2 + 3
+    assert len(promises.splitlines()) == 2 + 5
+    published, answered = (
+        json.loads((tmp_path / "out" / "units" / f"{name}-0-0.json").read_text())["cases"]["phantom_000"]
+        for name in (PUBLISHED, BY_EXPERTS)
+    )
+    same = {subset for subset in published if published[subset] == answered[subset]}
+    assert subset_name(spec.modality_names) in same
+    assert set(published) == set(answered) > same
     assert (tmp_path / "out" / "inside.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((tmp_path / "out" / "models").iterdir())) == 12
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 16
     other = CliRunner().invoke(app, [*command, "--steps", "2"])
     assert "expected the study that this folder holds" in str(other.exception)
     wrong = CliRunner().invoke(app, [*command, "--variants", "nobody"])
