@@ -13,19 +13,9 @@ from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.imaging.phantom import write_cases
 from maml_app.learning.evaluate import subset_name
-from scripts.rivals import (
-    ABLATIONS,
-    ALONE,
-    BY_EXPERTS,
-    OURS,
-    PUBLISHED,
-    RIVALS,
-    VARIANTS,
-    arithmetic,
-    changed,
-    main,
-    table,
-)
+from scripts.rivals import arithmetic, main
+from scripts.rivals_table import table
+from scripts.rivals_variants import ABLATIONS, ALONE, BY_EXPERTS, OURS, PUBLISHED, RIVALS, VARIANTS, changed
 from tests.conftest import TOY
 
 app = typer.Typer()
