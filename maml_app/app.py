@@ -19,9 +19,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import ORIGINAL
+from maml_app.choosing.strategies import DEFAULT, STRATEGIES
 from maml_app.errors import MamlError, TaskSpecError
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.selection import DEFAULT, STRATEGIES
 from maml_app.stores.choice import choose_task, gigabytes, open_studies
 from maml_app.stores.pacs import session
 from maml_app.tasks.datastore import CaseDatastore
@@ -30,6 +29,7 @@ from maml_app.tasks.scoring import ScoreCases
 from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
 from maml_app.tasks.viewer import add_routes, guard
+from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
 

@@ -20,15 +20,15 @@ from rich.table import Table
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError
+from maml_app.evaluation.metrics import dice_scores, mean
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
-from maml_app.imaging.phantom import write_cases
-from maml_app.imaging.phantom_dicom import write_studies
 from maml_app.imaging.preprocess import read_case_label
-from maml_app.learning.metrics import dice_scores, mean
+from maml_app.phantom.dicom import write_studies
+from maml_app.phantom.scene import write_cases
 from maml_app.stores.choice import choose_task
 from maml_app.stores.layouts import read_cases
-from scripts.orthanc import Orthanc
-from scripts.server import ROOT, Server, ServerError
+from tests.harness.orthanc import Orthanc
+from tests.harness.server import ROOT, Server, ServerError
 
 out = Console(highlight=False)
 

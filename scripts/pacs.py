@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.orthanc import Orthanc
-from scripts.server import ServerError
+from tests.harness.orthanc import Orthanc
+from tests.harness.server import ServerError
 
 
 def main(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maml_app.cases.spec import TaskSpec, parse_task
-from maml_app.imaging.phantom import write_cases
+from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
 
 TOY = """

@@ -17,9 +17,9 @@ import torch
 from maml_app.__main__ import main
 from maml_app.cases.spec import load_task
 from maml_app.imaging.files import read_label
-from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
+from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,13 +22,13 @@ def evaluate(
     device: Device = "",
 ) -> None:
     """Score a model on the studies' labels, under every subset of modalities."""
-    from maml_app.imaging.files import write_text
-    from maml_app.learning.evaluate import compare
-    from maml_app.learning.evaluate import evaluate as run
-    from maml_app.learning.figures import bars, boxes, panel, worst
-    from maml_app.learning.predict import load_model, pick_device
-    from maml_app.learning.report import markdown, page
-    from maml_app.learning.report import table as spreadsheet
+    from maml_app.disk import write_text
+    from maml_app.evaluation.evaluate import compare
+    from maml_app.evaluation.evaluate import evaluate as run
+    from maml_app.evaluation.figures import bars, boxes, panel, worst
+    from maml_app.evaluation.report import markdown, page
+    from maml_app.evaluation.report import table as spreadsheet
+    from maml_app.versions.predict import load_model, pick_device
 
     spec, source = open_task(studies, task)
     labelled = [case for case in chosen_cases(source, cases) if case.label is not None]

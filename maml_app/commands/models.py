@@ -13,7 +13,7 @@ from rich.table import Table
 from maml_app.errors import ModelError
 
 if TYPE_CHECKING:
-    from maml_app.learning.registry import ModelRegistry
+    from maml_app.versions.registry import ModelRegistry
 
 models_app = typer.Typer(
     help="The model versions that a server keeps: list, show, promote, roll back, prune, export.", no_args_is_help=True
@@ -26,7 +26,7 @@ DEFAULT_MODELS = Path(__file__).resolve().parent / "model"
 
 
 def _registry(models: Path, task: str) -> ModelRegistry:
-    from maml_app.learning.registry import ModelRegistry
+    from maml_app.versions.registry import ModelRegistry
 
     tasks = sorted(path.name for path in models.iterdir() if ModelRegistry(path).versions()) if models.is_dir() else []
     if not task and len(tasks) == 1:
@@ -101,7 +101,7 @@ def models_export(
     """Write a version as TorchScript, which torch runs without this program, and what its input must be."""
     import torch
 
-    from maml_app.imaging.files import write_atomically, write_text
+    from maml_app.disk import write_atomically, write_text
     from maml_app.network.checkpoint import open_checkpoint
     from maml_app.network.export import export_torchscript
 

@@ -27,10 +27,10 @@ def plan(
 
     The file is yours to change; serve or train with it by `--task FILE` or `--conf task FILE`.
     """
-    from maml_app.imaging.files import write_text
+    from maml_app.disk import write_text
     from maml_app.imaging.fingerprint import take_fingerprint
-    from maml_app.learning.plan import make_plan
-    from maml_app.learning.processes import free_memory_gb
+    from maml_app.machine import free_memory_gb
+    from maml_app.training.plan import make_plan
 
     if out_file.exists():
         raise TaskSpecError(f"{out_file}: expected a file that is not there yet, so that none of yours is overwritten")

@@ -28,12 +28,13 @@ def queue(
     workers: Annotated[int, typer.Option(min=0, help="on Ray, at most so many; 0: as many as there are")] = 0,
 ) -> None:
     """Print the cases that wait for a label, best first, each with its score and the reason."""
-    from maml_app.learning.cluster import score_on_cluster
-    from maml_app.learning.predict import load_served, pick_device
-    from maml_app.learning.registry import ModelRegistry
-    from maml_app.learning.scores import COLD
-    from maml_app.learning.scoring import ScoreStore, score_all
-    from maml_app.learning.selection import STRATEGIES, Pool, rank
+    from maml_app.choosing.cluster import score_on_cluster
+    from maml_app.choosing.look import score_all
+    from maml_app.choosing.store import ScoreStore
+    from maml_app.choosing.strategies import STRATEGIES, Pool, rank
+    from maml_app.choosing.worth import COLD
+    from maml_app.versions.predict import load_served, pick_device
+    from maml_app.versions.registry import ModelRegistry
 
     if strategy not in STRATEGIES:
         raise MamlError(f"--strategy: expected one of {list(STRATEGIES)}, got {strategy!r}")

@@ -37,12 +37,12 @@ def simulate(
     Each round trains from new weights on what is labelled by then, tests on patients that are never chosen from, and
     lets the strategy choose. Several processes with seeds of their own may share one folder.
     """
-    from maml_app.imaging.files import write_text
-    from maml_app.learning.curves import curves_markdown, draw_curves, summarise_curves
-    from maml_app.learning.predict import pick_device
-    from maml_app.learning.simulate import Plan, Simulation
-    from maml_app.learning.simulate import simulate as play
-    from maml_app.learning.split import split
+    from maml_app.choosing.curves import curves_markdown, draw_curves, summarise_curves
+    from maml_app.choosing.simulate import Plan, Simulation
+    from maml_app.choosing.simulate import simulate as play
+    from maml_app.disk import write_text
+    from maml_app.training.split import split
+    from maml_app.versions.predict import pick_device
 
     spec, source = open_task(studies, task)
     if steps:

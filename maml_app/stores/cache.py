@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maml_app.disk import write_text
 from maml_app.errors import StudiesError
-from maml_app.imaging.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from maml_app.cases.case import Case, LabelRef, check_id
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import write_text
 from maml_app.errors import CaseError, LabelError, StudiesError
-from maml_app.imaging.files import write_label, write_text
+from maml_app.imaging.files import write_label
 from maml_app.stores.incoming import checked_label, volumes_ml
 from maml_app.stores.layouts import LABEL_STORE, read_cases
 

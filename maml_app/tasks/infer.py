@@ -22,10 +22,10 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.preprocess import from_task_values
-from maml_app.learning.predict import Model, load_served, pick_device, segment
-from maml_app.learning.processes import Turns
-from maml_app.learning.registry import ModelRegistry
+from maml_app.machine import Turns
 from maml_app.tasks.answers import answering
+from maml_app.versions.predict import Model, load_served, pick_device, segment
+from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
 

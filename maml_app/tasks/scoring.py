@@ -12,12 +12,13 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.look import score_all
+from maml_app.choosing.store import ScoreStore
+from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError, ModelError
-from maml_app.learning.predict import load_served, pick_device
-from maml_app.learning.processes import Turns
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scores import COLD
-from maml_app.learning.scoring import ScoreStore, score_all
+from maml_app.machine import Turns
+from maml_app.versions.predict import load_served, pick_device
+from maml_app.versions.registry import ModelRegistry
 
 
 class ScoreCases(ScoringMethod):

@@ -1,4 +1,4 @@
-"""Which case next: the strategies of `learning/selection.py`, for annotators who come and go."""
+"""Which case next: the strategies of `choosing/strategies.py`, for annotators who come and go."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.store import ScoreStore
+from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.errors import StudiesError
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import ScoreStore
-from maml_app.learning.selection import STRATEGIES, Pool, rank
 from maml_app.tasks.answers import answering
+from maml_app.versions.registry import ModelRegistry
 
 RESERVED_S = 1800  # so long a case that was given to one annotator is not offered to another
 

@@ -1,4 +1,4 @@
-"""The train task: what clients ask for and are shown; `learning/retrain.py` does it."""
+"""The train task: what clients ask for and are shown; `versions/retrain.py` does it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, TrainingError
-from maml_app.learning.optimise import is_out_of_memory
-from maml_app.learning.predict import pick_device
-from maml_app.learning.processes import MEMORY_SHARE, step_back
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.retrain import Options, Retraining
-from maml_app.learning.runs import Run, last_run
+from maml_app.machine import MEMORY_SHARE, step_back
+from maml_app.training.optimise import is_out_of_memory
+from maml_app.versions.predict import pick_device
+from maml_app.versions.registry import ModelRegistry
+from maml_app.versions.retrain import Options, Retraining
+from maml_app.versions.runs import Run, last_run
 
 
 class TrainEnsemble(TrainTask):

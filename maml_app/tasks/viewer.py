@@ -26,11 +26,11 @@ from monailabel.interfaces.datastore import Datastore
 from maml_app.cases.case import FINAL
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.store import ScoreStore
 from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.files import read_grid, write_label
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import ScoreStore
 from maml_app.tasks.answers import answering
+from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
 

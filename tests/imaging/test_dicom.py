@@ -19,8 +19,8 @@ from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series, stack
 from maml_app.imaging.files import read_image
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.phantom_dicom import make_study, write_series
 from maml_app.imaging.volume import Array, Grid, Volume
+from maml_app.phantom.dicom import make_study, write_series
 from tests.conftest import real
 
 OBLIQUE = np.array([[-1.8, 0.25, 0.5, 30.0], [-0.3, -1.9, 0.4, 12.0], [0.25, 0.2, 3.1, -44.0], [0.0, 0.0, 0.0, 1.0]])

@@ -10,8 +10,9 @@ import pytest
 import SimpleITK as sitk
 
 from maml_app.cases.case import FileRef
+from maml_app.disk import write_atomically
 from maml_app.errors import GridError, ImageError, LabelError, MamlError
-from maml_app.imaging.files import read_grid, read_image, read_label, write_atomically, write_label
+from maml_app.imaging.files import read_grid, read_image, read_label, write_label
 from maml_app.imaging.volume import Array
 from tests.imaging.shapes import key_shape, oblique, places_mm
 

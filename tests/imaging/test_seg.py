@@ -15,9 +15,9 @@ from pydicom.pixel_data_handlers.util import pack_bits
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
 from maml_app.imaging.dicom import Stack, stack
-from maml_app.imaging.phantom_dicom import write_series
 from maml_app.imaging.seg import read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array, Volume
+from maml_app.phantom.dicom import write_series
 from maml_app.stores.choice import shipped_tasks
 from tests.imaging.test_dicom import OBLIQUE, enhanced, images, orthogonal, ramp
 

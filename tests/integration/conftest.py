@@ -13,13 +13,13 @@ from monailabel.client import MONAILabelClient
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.files import write_label
-from maml_app.imaging.phantom import PhantomCase
-from maml_app.imaging.phantom_dicom import DicomStudy, make_study
 from maml_app.imaging.volume import Array
+from maml_app.phantom.dicom import DicomStudy, make_study
+from maml_app.phantom.scene import PhantomCase
 from maml_app.stores.choice import open_studies
 from maml_app.stores.dicomweb import DicomWebStore
-from scripts.orthanc import Orthanc
 from tests.conftest import TOY
+from tests.harness.orthanc import Orthanc
 
 QUICK = TOY.replace("steps: 3", "steps: 20, folds: 0, learning_rate: 0.01")
 ENOUGH = 400  # steps to see something

@@ -18,17 +18,17 @@ from maml_app.errors import ImageError, LabelError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.phantom_dicom import make_study, truth_on
 from maml_app.imaging.preprocess import read_case_label
 from maml_app.imaging.seg import write_seg
-from maml_app.learning.predict import Model, segment
-from maml_app.learning.train import train
+from maml_app.phantom.dicom import make_study, truth_on
 from maml_app.stores.choice import choose_task
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
-from scripts.orthanc import Orthanc
-from scripts.server import ROOT
+from maml_app.training.train import train
+from maml_app.versions.predict import Model, segment
 from tests.conftest import TOY, real
+from tests.harness.orthanc import Orthanc
+from tests.harness.server import ROOT
 from tests.imaging.test_rtstruct import structure_set
 from tests.integration.conftest import Archive, case_of, opened, sent
 

@@ -18,7 +18,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.files import read_label, write_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Volume
-from scripts.server import Server, ServerError
+from tests.harness.server import Server, ServerError
 from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
 
 

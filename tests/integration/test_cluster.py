@@ -14,15 +14,16 @@ from typer.testing import CliRunner
 
 from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.cluster import score_on_cluster
+from maml_app.choosing.look import look_at
+from maml_app.choosing.store import ScoreStore
+from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError
-from maml_app.imaging.phantom import write_cases
-from maml_app.learning.cluster import score_on_cluster
-from maml_app.learning.predict import load_served
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scores import COLD
-from maml_app.learning.scoring import ScoreStore, score_case
-from maml_app.learning.train import train
+from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
+from maml_app.training.train import train
+from maml_app.versions.predict import load_served
+from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
 
 COUNT = 1000
@@ -81,7 +82,7 @@ def test_a_thousand_cases_are_scored_once_each_though_a_worker_is_killed(many: P
     assert len(files) == 2 * COUNT  # a score and a picture each, nothing half written
     # the same as is scored here
     model = load_served(registry, spec, torch.device("cpu"))
-    here, _ = score_case(cases[5], model, spec)
+    here, _ = look_at(cases[5], model, spec)
     there = store.read("v0001", [cases[5].id])[cases[5].id]
     assert there.entropy == pytest.approx(here.entropy, abs=1e-5)
     assert there.foreground_ml == here.foreground_ml

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from maml_app.cases.spec import TaskSpec
-from maml_app.imaging.phantom import write_cases
-from maml_app.learning.dataset import build_samples
-from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import build_network
-from scripts.server import ROOT
+from maml_app.phantom.scene import write_cases
+from maml_app.training.dataset import build_samples
+from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
+from tests.harness.server import ROOT
 
 KILLS = int(os.environ.get("MAML_KILLS", "4"))  # 40 takes about eight minutes
 
@@ -28,8 +28,8 @@ import sys
 from pathlib import Path
 import torch
 from maml_app.cases.spec import load_task
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.train import train
+from maml_app.versions.registry import ModelRegistry
+from maml_app.training.train import train
 from maml_app.stores.folder import FolderStore
 torch.set_num_threads(1)
 spec = load_task(Path(sys.argv[1]) / "task.yaml")

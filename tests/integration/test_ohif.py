@@ -17,11 +17,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_label
-from maml_app.imaging.phantom_dicom import make_study
 from maml_app.imaging.volume import Array
+from maml_app.phantom.dicom import make_study
 from maml_app.stores.choice import open_archive
-from scripts.browser import FLAGS, chromium
-from scripts.server import ROOT, Server
+from tests.harness.browser import FLAGS, chromium
+from tests.harness.server import ROOT, Server
 from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
 
 ARTEFACTS = ROOT / "scratch"

@@ -25,10 +25,10 @@ from monailabel.client.client import MONAILabelClientException
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_image, read_label
-from maml_app.imaging.phantom import make_case, write_cases
 from maml_app.imaging.volume import Grid
-from scripts.server import ROOT, Server
+from maml_app.phantom.scene import make_case, write_cases
 from tests.conftest import TOY
+from tests.harness.server import ROOT, Server
 
 # a network of a few steps does worse than another by chance; the gate has tests of its own
 PUBLISHES = TOY.replace("steps: 3", "steps: 3, tolerance: 0.99")

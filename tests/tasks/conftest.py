@@ -11,11 +11,11 @@ import torch
 from fastapi import HTTPException
 
 from maml_app.cases.spec import TaskSpec
-from maml_app.learning.registry import ModelRegistry
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.versions.registry import ModelRegistry
 
 
 @pytest.fixture(autouse=True)

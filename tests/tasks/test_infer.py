@@ -14,12 +14,12 @@ import torch
 from fastapi import HTTPException
 
 from maml_app.imaging.files import read_image, read_label
-from maml_app.learning.registry import ModelRegistry
 from maml_app.network.checkpoint import open_checkpoint
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.versions.registry import ModelRegistry
 from tests.tasks.conftest import refused
 
 

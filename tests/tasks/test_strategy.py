@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.scoring import ScoreStore
-from maml_app.learning.selection import STRATEGIES
+from maml_app.choosing.store import ScoreStore
+from maml_app.choosing.strategies import STRATEGIES
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.scoring import ScoreCases
 from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.versions.registry import ModelRegistry
 
 
 def asked(trainer: TrainEnsemble, datastore: CaseDatastore, name: str, **request: Any) -> dict[str, Any]:

@@ -15,15 +15,15 @@ import torch
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.imaging.files import read_label, write_label
-from maml_app.learning import retrain
-from maml_app.learning.registry import ModelRegistry
-from maml_app.learning.train import train
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble, _devices
-from scripts.server import ROOT
+from maml_app.training.train import train
+from maml_app.versions import retrain
+from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
+from tests.harness.server import ROOT
 
 
 def test_training_tells_its_progress_and_its_validation(
@@ -163,7 +163,7 @@ def test_running_out_of_memory_is_told_with_a_remedy(
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    monkeypatch.setattr("maml_app.learning.retrain.train", full)
+    monkeypatch.setattr("maml_app.versions.retrain.train", full)
     with pytest.raises(SystemExit):
         trainer({}, datastore)
     assert "Training failed: out of memory; lower training.batch or training.patch" in capsys.readouterr().out
@@ -286,12 +286,12 @@ def test_a_full_disk_is_told_and_the_served_model_stays(
     program = f"""
 import resource
 from pathlib import Path
-from maml_app.learning.registry import ModelRegistry
+from maml_app.versions.registry import ModelRegistry
 from maml_app.network.checkpoint import open_checkpoint
 from maml_app.stores.folder import FolderStore
 from maml_app.cases.spec import load_task
 from maml_app.tasks.train import TrainEnsemble, _devices
-from scripts.server import ROOT
+from tests.harness.server import ROOT
 from tests.conftest import TOY
 spec = load_task(Path({str(studies)!r}))
 trainer = TrainEnsemble(FolderStore(Path({str(studies)!r}), spec), spec, ModelRegistry(Path({str(registry.root)!r})))

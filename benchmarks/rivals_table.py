@@ -1,0 +1,105 @@
+"""What the units of a study of rivals show, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rivals_variants import ALONE, BY_EXPERTS, OURS, RIVALS
+from maml_app.cases.case import subsets
+from maml_app.cases.spec import TaskSpec
+from maml_app.evaluation.evaluate import case_means, subset_name, summarise
+from maml_app.evaluation.metrics import bootstrap_interval, mean
+from maml_app.evaluation.report import table_header, table_row
+
+
+def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
+    """What the units in a folder show, as Markdown; Dice by case is averaged over seeds, then over cases.
+
+    One table of Dice under each subset, and one of what an ensemble promises. Differences are between units of the same
+    splits and seeds.
+    """
+    # variant -> "split-seed" -> unit
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted((folder / "units").glob("*.json")):
+        name, split, seed = path.stem.rsplit("-", 2)
+        found.setdefault(name, {})[f"{split}-{seed}"] = json.loads(path.read_text(encoding="utf-8"))
+    reports = {name: summarise(_merged(found[name].values()), spec) for name in names if name in found}
+    if not reports:
+        return "nothing yet\n"
+    columns = list(reports[next(iter(reports))]["subsets"])
+    full = subset_name(spec.modality_names)
+    head = ["variant", "units", "GFLOP", "min", *columns, "mean over subsets", "minus ours, mean", "minus ours, full"]
+    lines = table_header(*head)
+    for name, report in reports.items():
+        units = list(found[name].values())
+        numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in columns]
+        low, high = report["interval"] or (float("nan"), float("nan"))
+        both = sorted(found[name].keys() & found.get(OURS, {}).keys())
+        theirs, ours = (_merged([found[one][key] for key in both]) for one in (name, OURS))
+        gaps = [_gap(theirs, ours, subset) if name != OURS else "–" for subset in (None, full)]
+        cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
+        cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
+        lines.append(table_row(*cells))
+    lines += ["", *_promises(spec, {name: reports[name] for name in (*RIVALS, BY_EXPERTS) if name in reports})]
+    return "\n".join(lines) + "\n"
+
+
+def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What a missing modality costs at most, where one more does harm, and each alone minus a U-Net trained on it.
+
+    U-Nets without mutual learning whose opinions are averaged are, under a single modality, that U-Net.
+    """
+    singles = [(name,) for name in spec.modality_names]
+    lines = table_header(
+        "variant",
+        "missing one costs at most",
+        "worse with one more",
+        *(f"{name} minus its U-Net alone" for name in spec.modality_names),
+    )
+    for variant, report in reports.items():
+        dice = {subset: report["subsets"][subset_name(subset)]["mean"] for subset in subsets(spec.modality_names)}
+        more = [(fewer, subset) for subset in dice for fewer in dice if set(fewer) < set(subset)]
+        next_to = [(fewer, subset) for fewer, subset in more if len(fewer) + 1 == len(subset)]
+        costs = [(dice[subset] - dice[fewer], fewer) for fewer, subset in next_to if subset == spec.modality_names]
+        cost, left = max(costs)
+        missing = next(name for name in spec.modality_names if name not in left)
+        harm = [
+            f"{subset_name(fewer)} > {subset_name(subset)} ({dice[subset] - dice[fewer]:+.3f})"
+            for fewer, subset in next_to
+            if dice[subset] < dice[fewer]
+        ]
+        alone = [
+            _gap(report["cases"], reports[ALONE]["cases"], subset_name(single))
+            if ALONE in reports and variant != ALONE
+            else "–"
+            for single in singles
+        ]
+        lines.append(table_row(variant, f"{cost:.3f} ({missing})", ", ".join(harm) or "none", *alone))
+    return lines
+
+
+def _merged(units: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Dice by case, subset and name, averaged over the seeds that scored the case."""
+    every: dict[str, list[Any]] = {}
+    for unit in units:
+        for case_id, scores in unit["cases"].items():
+            every.setdefault(case_id, []).append(scores)
+    return {
+        case_id: {
+            subset: {name: mean([one[subset][name] for one in scored]) for name in scored[0][subset]}
+            for subset in scored[0]
+        }
+        for case_id, scored in every.items()
+    }
+
+
+def _gap(one: dict[str, Any], other: dict[str, Any], subset: str | None) -> str:
+    ours, theirs = case_means(other, subset), case_means(one, subset)
+    differences = [theirs[case_id] - ours[case_id] for case_id in theirs if case_id in ours]
+    interval = bootstrap_interval(differences)
+    if interval is None:
+        return "–"
+    return f"{mean(differences):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"

@@ -1,0 +1,153 @@
+"""What a simulated annotation shows: learning curves, the area under them, and the labels saved against random.
+
+A curve has one row for each number of labels; see `simulate.simulate`. Intervals: 95 % bootstrap over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_app.disk import write_atomically
+from maml_app.evaluation.metrics import bootstrap_interval
+from maml_app.evaluation.report import table_header, table_row
+from maml_app.imaging.volume import Array
+
+MEASURES = {"full": "all modalities", "mean": "mean over subsets of modalities"}
+DRAWS = 2000
+
+Rows = list[dict[str, Any]]
+
+
+def area(rows: Rows, measure: str) -> float:
+    """Area under the budget curve: the mean Dice over the number of labels, trapezoidal."""
+    labels, dice = [row["labels"] for row in rows], [row[measure] for row in rows]
+    return float(np.trapz(dice, labels) / (labels[-1] - labels[0])) if len(rows) > 1 else float(dice[0])
+
+
+def labels_to_reach(curve: Sequence[float], labels: Sequence[int], goal: float) -> float:
+    """Where a curve first reaches a Dice, between rounds by a straight line; infinite if it does not."""
+    for place, dice in enumerate(curve):
+        if dice >= goal:
+            if place == 0:
+                return float(labels[0])
+            before = curve[place - 1]
+            share = (goal - before) / (dice - before)
+            return labels[place - 1] + share * (labels[place] - labels[place - 1])
+    return math.inf
+
+
+def saving(curves: Mapping[str, list[Rows]], name: str, measure: str) -> dict[str, Any]:
+    """Labels after which the mean curve of a strategy reaches the Dice that random has at its end.
+
+    Returns `labels` (None: not reached) and `interval`, percentiles over seeds drawn again (None: not reached).
+    """
+    labels = [row["labels"] for row in curves["random"][0]]
+    ours, theirs = (
+        np.array([[row[measure] for row in rows] for rows in curves[strategy]]) for strategy in (name, "random")
+    )
+    seeds = len(ours)
+    draws = np.random.default_rng(0).integers(0, seeds, (DRAWS, seeds))
+    goals, means = theirs[draws, -1].mean(axis=1), ours[draws].mean(axis=1)
+    reached = [labels_to_reach(list(curve), labels, goal) for curve, goal in zip(means, goals, strict=True)]
+    low, high = np.percentile(reached, [2.5, 97.5], method="nearest")
+    found = labels_to_reach(list(ours.mean(axis=0)), labels, float(theirs[:, -1].mean()))
+    return {"labels": _finite(found), "interval": (_finite(low), _finite(high))}
+
+
+def summarise_curves(curves: Mapping[str, list[Rows]]) -> dict[str, Any]:
+    """By measure and strategy: the area, its difference to random (paired by seed), and the saving."""
+    result: dict[str, Any] = {}
+    for measure in MEASURES:
+        areas = {name: [area(rows, measure) for rows in seeds] for name, seeds in curves.items()}
+        result[measure] = {}
+        for name, values in areas.items():
+            row: dict[str, Any] = {"area": float(np.mean(values)), "interval": bootstrap_interval(values)}
+            for rival in ("random", "foreground_random"):
+                if rival in areas and rival != name:
+                    differences = [one - other for one, other in zip(values, areas[rival], strict=True)]
+                    interval = bootstrap_interval(differences)
+                    row[f"minus_{rival}"] = {"area": float(np.mean(differences)), "interval": interval}
+            if "random" in curves:
+                row["saving"] = saving(curves, name, measure)
+            result[measure][name] = row
+    return result
+
+
+def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any], head: str) -> str:
+    """The curves as Markdown tables; `head` says what was played."""
+    first = next(iter(curves.values()))
+    labels = [row["labels"] for row in first[0]]
+    lines = ["# Simulated annotation", "", head, "", "![curves](curves.png)", ""]
+    for measure, words in MEASURES.items():
+        lines += [f"## Dice of the test cases, {words}", ""]
+        lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml drawn in all")
+        for name, seeds in curves.items():
+            means = _table(seeds, measure).mean(axis=0)
+            drawn = np.mean([rows[-1]["drawn_ml"] for rows in seeds])
+            lines.append(table_row(name, *(f"{value:.3f}" for value in means), f"{drawn:.0f}"))
+        lines += [
+            "",
+            *table_header("strategy", "area", "minus random", "minus foreground_random", "labels for random's end"),
+        ]
+        for name, row in summary[measure].items():
+            rivals = [row.get(f"minus_{rival}") for rival in ("random", "foreground_random")]
+            cells = [_signed(rival) for rival in rivals]
+            lines.append(
+                table_row(name, f"{row['area']:.3f}{_between(row['interval'])}", *cells, _reached(row, labels[-1]))
+            )
+        lines.append("")
+    lines.append(
+        "Area: mean Dice over the number of labels. Labels for random: after how many labels the mean curve "
+        "reaches the Dice that random has at its last round. In brackets 95 % bootstrap intervals over seeds."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
+    """Write the curves as PNG: Dice over the number of labels, and over what was drawn; bands are standard errors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    one, two = figure.subplots(1, 2, sharey=True)
+    for name, seeds in curves.items():
+        labels = [row["labels"] for row in seeds[0]]
+        dice = _table(seeds, "full")
+        mean, error = dice.mean(axis=0), dice.std(axis=0) / math.sqrt(len(dice))
+        (line,) = one.plot(labels, mean, marker="o", label=name)
+        one.fill_between(labels, mean - error, mean + error, alpha=0.12, color=line.get_color())
+        drawn = np.mean([[row["drawn_ml"] for row in rows] for rows in seeds], axis=0)
+        two.plot(drawn / 1000, mean, marker="o", label=name, color=line.get_color())
+    one.set(xlabel="labelled cases", ylabel="Dice of the test cases, all modalities")
+    two.set(xlabel="drawn by annotators, litres")
+    one.legend()
+    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=100))
+
+
+def _table(seeds: Sequence[Rows], measure: str) -> Array:
+    """Seeds by rounds."""
+    return np.array([[row[measure] for row in rows] for rows in seeds])
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _signed(rival: Mapping[str, Any] | None) -> str:
+    return "–" if rival is None else f"{rival['area']:+.3f}{_between(rival['interval'])}"
+
+
+def _reached(row: Mapping[str, Any], last: int) -> str:
+    if "saving" not in row:
+        return "–"
+    labels, (low, high) = row["saving"]["labels"], row["saving"]["interval"]
+    shown = [f"> {last}" if value is None else f"{value:.1f}" for value in (labels, low, high)]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

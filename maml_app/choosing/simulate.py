@@ -1,0 +1,179 @@
+"""Annotation played on labelled cases: what each strategy would have asked for, and how good the model would be then.
+
+Every state of the play (a set of labelled cases and a seed) is one file, so that strategies share the states they have
+in common, a stopped simulation goes on where it was, and several processes may work in one folder:
+
+<folder>/states/KEY.json     the labelled cases, the test cases' scores, the scores of all that may be chosen
+<folder>/prepared/           prepared cases
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.look import opinions_of
+from maml_app.choosing.strategies import STRATEGIES, Pool, rank
+from maml_app.choosing.worth import CaseScore
+from maml_app.disk import write_text
+from maml_app.errors import TrainingError
+from maml_app.evaluation.evaluate import score_case, summarise
+from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.training.train import train
+from maml_app.versions.predict import Model
+
+FORMAT = "simulation 1"  # to be changed with training or scores: states from before are not used again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is played: `start` cases are labelled at random, then `batch` more in each round, at most `at_most`."""
+
+    strategies: tuple[str, ...]
+    start: int = 4
+    rounds: int = 6
+    batch: int = 3
+    at_most: int = 20
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.strategies if name not in STRATEGIES]
+        if unknown or not self.strategies:
+            raise TrainingError(f"--strategies: expected some of {', '.join(STRATEGIES)}, got {', '.join(unknown)!r}")
+        if min(self.start, self.rounds, self.batch, len(self.seeds)) < 1 or self.at_most < self.start:
+            raise TrainingError(
+                "expected at least one case to start with, one round, a batch of one, one seed, and --at-most no less "
+                f"than --start, got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class State:
+    """How things stand with some cases labelled: `test` is what `summarise` returns, `scores` of every other case."""
+
+    labelled: tuple[str, ...]
+    test: dict[str, Any]
+    scores: dict[str, CaseScore]
+
+
+class Simulation:
+    """Cases to choose from, cases to test on (other patients), and what is kept of every state."""
+
+    def __init__(
+        self, spec: TaskSpec, choose: Sequence[Case], test: Sequence[Case], folder: Path, device: torch.device
+    ) -> None:
+        shared = {case.patient_id for case in choose} & {case.patient_id for case in test}
+        if shared or not test:
+            raise TrainingError(f"expected test cases of patients of their own, got shared patients {sorted(shared)}")
+        # all that is labelled is trained on: the test cases are the validation
+        self.spec = spec.model_copy(update={"training": spec.training.model_copy(update={"validation": 0.0})})
+        self.choose = {case.id: case for case in choose}
+        self.test = list(test)
+        self.folder = folder
+        self.device = device
+        self._prepared: dict[str, Prepared] = {}
+
+    @cached_property
+    def foreground_ml(self) -> dict[str, float]:
+        """What an annotator has to draw in each case that may be chosen, ml."""
+        labels = {case_id: read_case_label(case, self.spec) for case_id, case in self.choose.items()}
+        return {case_id: float((one.voxels > 0).sum()) * one.grid.voxel_ml for case_id, one in labels.items()}
+
+    def play(self, strategy: str, seed: int, plan: Plan) -> list[State]:
+        """The states from `plan.start` labels on, one a round; the same start for every strategy of a seed.
+
+        Raises:
+            TrainingError: fewer cases than the plan starts with.
+        """
+        ids = sorted(self.choose)
+        if len(ids) < plan.start:
+            raise TrainingError(f"expected at least {plan.start} labelled cases to choose from, got {len(ids)}")
+        labelled = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[: plan.start]]
+        states = [self.state(labelled, seed)]
+        most = min(plan.at_most, len(ids))
+        for _ in range(plan.rounds):
+            count = min(plan.batch, most - len(labelled))
+            if count <= 0:
+                break
+            pool = Pool(
+                [self.choose[case_id] for case_id in ids if case_id not in labelled],
+                [self.choose[case_id] for case_id in labelled],
+                states[-1].scores,
+                self.spec,
+                seed=1000 * seed + len(labelled),
+            )
+            labelled = [*labelled, *(one.case for one in rank(strategy, pool)[:count])]
+            states.append(self.state(labelled, seed))
+        return states
+
+    def state(self, labelled: Sequence[str], seed: int) -> State:
+        """Train on these cases from new weights, test, and score all that may be chosen; or what is kept of that."""
+        labelled = sorted(labelled)
+        parts = [FORMAT, self.spec.model_dump_json(), str(seed), *labelled, *(case.id for case in self.test)]
+        path = self.folder / "states" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:24]}.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = self._reach(labelled, seed)
+            write_text(path, json.dumps(content))
+        scores = {
+            one["case"]: CaseScore(**{**one, "present": tuple(one["present"]), "features": tuple(one["features"])})
+            for one in content["scores"]
+        }
+        return State(tuple(labelled), summarise(content["test"], self.spec), scores)
+
+    def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
+        chosen = [self.choose[case_id] for case_id in labelled]
+        result = train(self.spec, chosen, seed=seed, device=self.device, prepared=self.folder / "prepared")
+        model = Model("simulated", result.network, result.checkpoint, self.device)
+        patch = self.spec.training.patch
+        test = {
+            case.id: score_case(model.network, case, self.spec, patch, self.device, self._prepare(case))
+            for case in self.test
+        }
+        scores = [opinions_of(self._prepare(case), case, model, self.spec)[1] for case in self.choose.values()]
+        return {"labelled": labelled, "seed": seed, "test": test, "scores": [asdict(score) for score in scores]}
+
+    def _prepare(self, case: Case) -> Prepared:
+        if case.id not in self._prepared:
+            self._prepared[case.id] = prepare(case, self.spec)
+        return self._prepared[case.id]
+
+
+def simulate(
+    simulation: Simulation, plan: Plan, tick: Callable[[str], None] = lambda text: None
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Play every strategy with every seed: strategy -> one list a seed -> one row a round.
+
+    A row holds `labels`, `full` and `mean` (Dice of the test cases, all modalities and over subsets), `drawn_ml`, and
+    `cases`, those that were added.
+    """
+    curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in plan.strategies}
+    for seed in plan.seeds:
+        for name in plan.strategies:
+            rows: list[dict[str, Any]] = []
+            before: set[str] = set()
+            for state in simulation.play(name, seed, plan):
+                rows.append(
+                    {
+                        "labels": len(state.labelled),
+                        "full": state.test["full"],
+                        "mean": state.test["mean"],
+                        "drawn_ml": round(sum(simulation.foreground_ml[case_id] for case_id in state.labelled), 1),
+                        "cases": sorted(set(state.labelled) - before),
+                    }
+                )
+                before = set(state.labelled)
+            curves[name].append(rows)
+            tick(f"{name}, seed {seed}: {rows[-1]['labels']} labels, Dice {rows[-1]['mean']:.3f}")
+    return curves

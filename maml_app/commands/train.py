@@ -1,0 +1,70 @@
+"""`python -m maml_app train`: one model from labelled studies, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import yaml
+from rich.progress import Progress, TaskID
+
+from maml_app.commands.common import COLUMNS, Cases, Device, Studies, TaskOption, chosen_cases, open_task, out
+
+
+def train(
+    studies: Studies,
+    out_file: Annotated[Path, typer.Option("--out", help="the model file to write (.safetensors)")],
+    task: TaskOption = "",
+    steps: Annotated[int | None, typer.Option(min=1, help="training steps; without it as in task.yaml")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of weights, order and augmentation")] = 0,
+    network: Annotated[
+        Literal["maml", "early-fusion"] | None, typer.Option(help="the ensemble, or the single-network rival")
+    ] = None,
+    cases: Cases = "",
+    validate: Annotated[
+        bool, typer.Option("--validate/--no-validate", help="keep the validation patients aside, or train on all")
+    ] = True,
+    device: Device = "",
+) -> None:
+    """Train on the studies' labels and write one model file."""
+    from maml_app.disk import write_text
+    from maml_app.training.distributed import join_torchrun
+    from maml_app.training.optimise import Progress as Step
+    from maml_app.training.optimise import ranks
+    from maml_app.training.train import train as run
+    from maml_app.versions.predict import pick_device
+    from maml_app.versions.registry import store_model
+
+    spec, source = open_task(studies, task)
+    training = (
+        spec.training.model_dump() | ({"steps": steps} if steps else {}) | ({} if validate else {"validation": 0.0})
+    )
+    spec = spec.model_copy(
+        update={
+            "training": type(spec.training).model_validate(training),
+            "network": spec.network.model_copy(update={"kind": network} if network else {}),
+        }
+    )
+    with Progress(*COLUMNS, console=out) as progress:
+        rows: dict[str, TaskID] = {}
+
+        def show(step: Step) -> None:
+            if step.stage not in rows:
+                rows[step.stage] = progress.add_task(step.stage, total=step.total)
+            progress.update(rows[step.stage], completed=step.done, description=str(step) if step.losses else step.stage)
+            if step.dice or (step.losses and not out.is_terminal):
+                out.print(str(step))
+
+        chosen = join_torchrun(device) or pick_device(device)
+        result = run(spec, chosen_cases(source, cases), seed=seed, device=chosen, report=show)
+    if ranks()[0] > 0:
+        return  # under torchrun the first process writes
+    store_model(out_file, result.network, result.checkpoint)
+    # beside the model, for people: what it was trained for and how; the file may be used as a task.yaml again
+    described = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    write_text(out_file.with_suffix(".yaml"), described)
+    out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
+    if result.validation:
+        validation = result.validation
+        out.print(f"validation Dice: mean over subsets {validation['mean']}, all modalities {validation['full']}")

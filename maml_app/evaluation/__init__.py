@@ -1,0 +1,1 @@
+"""How good an answer is: metrics, evaluation under every subset, reports and figures."""

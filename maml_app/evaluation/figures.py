@@ -1,0 +1,139 @@
+"""Pictures of an evaluation, as PNG: bars over subsets, boxes over cases, and the worst cases with contours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.evaluation.evaluate import answers, case_means
+from maml_app.imaging.geometry import resample
+from maml_app.imaging.preprocess import Prepared, prepare, prepare_label
+from maml_app.imaging.volume import Array, Volume
+from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
+from maml_app.network.window import predict_attention, predict_opinions
+
+WORST = 3
+
+
+def bars(report: dict[str, Any], spec: TaskSpec) -> bytes:
+    """Mean Dice of each structure under each subset."""
+    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
+    names, subsets = list(spec.scored), list(report["subsets"])
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        heights = [report["subsets"][subset][name] or 0.0 for subset in subsets]
+        axes.bar(np.arange(len(subsets)) + (place - (len(names) - 1) / 2) * width, heights, width, label=name)
+    axes.set_xticks(range(len(subsets)), subsets, rotation=30, ha="right")
+    axes.set(ylim=(0, 1), ylabel="mean Dice")
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def boxes(report: dict[str, Any]) -> bytes:
+    """Dice of the cases, mean over structures, under each subset."""
+    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
+    subsets = list(report["subsets"])
+    axes.boxplot([list(case_means(report["cases"], subset).values()) for subset in subsets], showmeans=True)
+    axes.set_xticks(range(1, len(subsets) + 1), subsets, rotation=30, ha="right")
+    axes.set(ylim=(0, 1), ylabel="Dice of a case")
+    return _png(figure)
+
+
+def worst(report: dict[str, Any]) -> list[str]:
+    """Ids of the cases that score lowest with all of their modalities, the worst first."""
+    found = {}
+    for case_id, by_subset in report["cases"].items():
+        widest = max(by_subset, key=lambda subset: subset.count("+"))
+        known = [value for value in by_subset[widest].values() if value is not None]
+        if known:
+            found[case_id] = sum(known) / len(known)
+    return sorted(found, key=lambda case_id: found[case_id])[:WORST]
+
+
+def panel(
+    network: SegmentationNetwork, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device
+) -> bytes:
+    """One case in each of its modalities, on the label's grid, at the slice where truth and answer differ most.
+
+    The truth is outlined in green, the answer in red. Slices are shown as stored, along the grid's third axis.
+    """
+    prepared = prepare(case, spec)
+    ((_, label, truth),) = answers(network, case, spec, patch, device, prepared, every=False)
+    place = int((label != truth.voxels).sum(axis=(0, 1)).argmax())
+    shown = [index for index, there in enumerate(prepared.presence.tolist()) if there]
+    figure, all_axes = _figure(3.0 * len(shown), 3.4, len(shown))
+    for axes, index in zip(np.atleast_1d(all_axes), shown, strict=True):
+        axes.imshow(_on_label(prepared, index, truth)[:, :, place].T, cmap="gray", origin="lower")
+        for mask, colour in ((truth.voxels, "#40e060"), (label, "#ff4040")):
+            inside = (mask[:, :, place] > 0).T
+            if inside.any() and not inside.all():
+                axes.contour(inside, levels=[0.5], colors=[colour], linewidths=[1.2])
+        axes.set_title(spec.modality_names[index], fontsize=9)
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def inside(network: MamlEnsemble, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device) -> bytes:
+    """What goes on in the ensemble: each modality's image, its expert's opinion, and the attention that it gets.
+
+    On the network's grid, at the slice with most foreground in the truth; last the fused opinion, and the truth.
+    """
+    prepared = prepare(case, spec)
+    images, presence = prepared.images.to(device), prepared.presence.to(device)
+    opinions = predict_opinions(network, images, presence, patch)
+    attention = predict_attention(network, images, presence, patch)
+    truth = prepare_label(case, spec, prepared.grid) > 0
+    place = int(truth.sum(axis=(0, 1)).argmax())
+    rows = [*opinions.experts]
+    figure, axes = _figure(7.5, 2.4 * (len(rows) + 1), 3, len(rows) + 1)
+    span = (0.0, float(attention.max()))
+    for row, index in enumerate(rows):
+        name = spec.modality_names[index]
+        _show(axes[row, 0], prepared.images[index], place, name, truth, "gray")
+        _show(axes[row, 1], 1 - opinions.experts[index][0], place, f"expert of {name}", truth, "magma", (0, 1))
+        _show(axes[row, 2], attention[index], place, f"attention to {name}", truth, "viridis", span)
+    _show(axes[-1, 0], 1 - opinions.fused[0], place, "fused", truth, "magma", (0, 1))
+    _show(axes[-1, 1], torch.from_numpy(truth), place, "truth", truth, "gray", (0, 1))
+    axes[-1, 2].set_axis_off()
+    return _png(figure)
+
+
+def _show(
+    axes: Any,
+    values: torch.Tensor,
+    place: int,
+    title: str,
+    truth: Array,
+    colours: str,
+    span: tuple[float, float] | None = None,
+) -> None:
+    low, high = span or (None, None)
+    axes.imshow(np.asarray(values[:, :, place]).T, cmap=colours, origin="lower", vmin=low, vmax=high)
+    if truth[:, :, place].any():
+        axes.contour(truth[:, :, place].T, levels=[0.5], colors=["#40e060"], linewidths=[1.0])
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+
+
+def _on_label(prepared: Prepared, index: int, truth: Volume) -> Array:
+    image = prepared.images[index]
+    return np.asarray(resample(image, prepared.grid, truth.grid, fill=float(image.min())))
+
+
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -1,1 +1,0 @@
-"""Training, evaluation, the split, the model registry and uncertainty."""

@@ -1,0 +1,241 @@
+"""Prepared cases on disk, and patches drawn from them.
+
+<folder>/<key>/images.npy label.npy places.npz    one case; the key is a hash of its files' content and of the task
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import TrainingError
+from maml_app.imaging.augment import MARGIN, apply, draw
+from maml_app.imaging.preprocess import prepare, prepare_label
+from maml_app.imaging.volume import Array
+from maml_app.machine import is_running
+
+FORMAT = "prepared 1"  # to be changed with the preprocessing: what was prepared otherwise is not used again
+SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prepared case: images (M, X, Y, Z) and label (X, Y, Z) mapped from disk, and foreground places a label."""
+
+    case_id: str
+    images: Array
+    label: Array
+    presence: Array
+    places: tuple[Array, ...]
+
+
+def build_samples(
+    cases: Sequence[Case],
+    spec: TaskSpec,
+    folder: Path,
+    tick: Callable[[str], None] = lambda case_id: None,
+    limit_gb: float = 20.0,
+) -> dict[str, Path]:
+    """Prepare labelled cases into `folder`, half precision; what is there already is used again.
+
+    Returns case id -> the folder of the prepared case. What is not used by these cases goes, the least recently used
+    first, as soon as all together takes more than `limit_gb`.
+
+    Raises:
+        CaseError: a case that cannot be prepared; the message names it.
+        TrainingError: the disk is full or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".part-*"):  # of processes that were killed
+            owner = re.match(r"\.part-(\d+)-", path.name)
+            if owner and not is_running(int(owner[1])):
+                shutil.rmtree(path, ignore_errors=True)
+        built = {}
+        for case in cases:
+            built[case.id] = folder / _key(case, spec)
+            if built[case.id].is_dir():
+                os.utime(built[case.id])
+            else:
+                _build(case, spec, built[case.id])
+            tick(case.id)
+        _drop_old(folder, set(built.values()), limit_gb)
+    except OSError as error:
+        raise TrainingError(f"{folder}: prepared cases could not be written ({error}); make room on the disk") from None
+    return built
+
+
+def load_sample(case_id: str, folder: Path) -> Sample:
+    """A prepared case, its voxels mapped from disk."""
+    with np.load(folder / "places.npz") as stored:
+        presence = stored["presence"]
+        places = tuple(stored[name] for name in sorted(stored.files) if name != "presence")
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Sample(case_id, images, np.load(folder / "label.npy", mmap_mode="r"), presence, places)
+
+
+def _key(case: Case, spec: TaskSpec) -> str:
+    """A name that changes with the content of any of the case's files, and with what the task makes of them."""
+    assert case.label is not None  # callers pass labelled cases
+    digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {spec.conventions}".encode())
+    for name in spec.modality_names:
+        if name in case.images:
+            ref = case.images[name]
+            digest.update(f"{name} {ref.channel} {_content(ref.local())}".encode())
+    digest.update(_content(case.label.local()).encode())
+    return digest.hexdigest()[:32]
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build(case: Case, spec: TaskSpec, target: Path) -> None:
+    prepared = prepare(case, spec)
+    label = prepare_label(case, spec, prepared.grid)
+    rng = np.random.default_rng(0)
+    places = {}
+    for value in spec.label_values:
+        found = np.argwhere(label == value)
+        if len(found):
+            places[f"{value:03d}"] = rng.permutation(found)[:SEEDS_PER_LABEL]
+    part = Path(tempfile.mkdtemp(prefix=f".part-{os.getpid()}-", dir=target.parent))
+    try:
+        np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
+        np.save(part / "label.npy", label)
+        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)  # type: ignore[arg-type]
+        part.rename(target)
+    except FileExistsError:
+        pass  # prepared by another process meanwhile
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
+    kept = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in kept}
+    total = sum(sizes.values())
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime):
+        if total <= limit_gb * 1e9:
+            return
+        if path not in used:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= sizes[path]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images (B, M, X, Y, Z), label (B, X, Y, Z) int64, presence and a random non-empty part of it (B, M) bool."""
+
+    images: torch.Tensor
+    label: torch.Tensor
+    presence: torch.Tensor
+    subset: torch.Tensor
+
+
+class PatchSource:
+    """Augmented batches; each slot of a batch depends on seed, step and slot alone: runs can be repeated, and shared.
+
+    Args:
+        weights: case id -> how many times an epoch a case is drawn; once where it is not named.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: dict[str, int] | None = None
+    ) -> None:
+        self.samples = [sample for sample in samples for _ in range((weights or {}).get(sample.case_id, 1))]
+        self.spec = spec
+        self.seed = seed
+
+    @property
+    def draws_subsets(self) -> bool:
+        """Whether anything is learned from a part of the modalities; else there is no need to run it."""
+        loss = self.spec.training.loss
+        return self.spec.network.kind != "maml" or bool(loss.subset or loss.consistency or loss.ranking)
+
+    @property
+    def steps_an_epoch(self) -> float:
+        return len(self.samples) / self.spec.training.batch
+
+    def batch(self, step: int, slots: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> Batch:
+        """The batch of a step, or only some of its slots; `patch` in place of the task's patch size."""
+        rows = []
+        for slot in range(self.spec.training.batch) if slots is None else slots:
+            rng = np.random.default_rng((self.seed, step, slot))
+            # every case once an epoch, in a new order each time
+            position = step * self.spec.training.batch + slot
+            order = np.random.default_rng((self.seed, position // len(self.samples))).permutation(len(self.samples))
+            sample = self.samples[order[position % len(self.samples)]]
+            images, label = self._patch(sample, rng, np.array(patch or self.spec.training.patch))
+            presence = torch.from_numpy(sample.presence.copy())
+            images = images * presence[:, None, None, None]
+            rows.append((images, label, presence, draw_subset(presence, rng, self.spec.training.modality_dropout)))
+        images, label, presence, subset = (torch.stack(list(column)) for column in zip(*rows, strict=True))
+        return Batch(images, label.long(), presence, subset)
+
+    def _patch(self, sample: Sample, rng: np.random.Generator, patch: Array) -> tuple[torch.Tensor, torch.Tensor]:
+        size = np.ceil(patch * MARGIN).astype(int)
+        shape = np.array(sample.label.shape)
+        if sample.places and rng.random() < self.spec.training.foreground:
+            places = sample.places[rng.integers(len(sample.places))]
+            centre = places[rng.integers(len(places))] + rng.integers(-patch // 4, patch // 4 + 1)
+        else:
+            centre = rng.integers(0, shape)
+        # stay inside the image where it is large enough, else keep it in the middle
+        start = np.where(shape > size, np.clip(centre - size // 2, 0, np.maximum(shape - size, 0)), (shape - size) // 2)
+        images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size, fill=0)
+        training = self.spec.training
+        chosen = draw(
+            rng,
+            len(images),
+            training.flips,
+            self.spec.preprocess.spacing_mm,
+            training.augment.misalignment_mm,
+            training.augment.elastic_mm,
+            training.augment.low_resolution,
+        )
+        return apply(
+            torch.from_numpy(images.astype(np.float32)),
+            torch.from_numpy(label[0].astype(np.int64)),
+            patch.tolist(),
+            chosen,
+        )
+
+
+def _cut(voxels: Array, start: Array, size: Array, fill: float | None = None) -> Array:
+    """Cut (C, X, Y, Z) from `start`, padding with `fill`, else each channel's lowest, where it reaches outside."""
+    low, high = np.maximum(start, 0), np.minimum(start + size, voxels.shape[1:])
+    inner = np.asarray(voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]])
+    before, after = low - start, start + size - high
+    if not (before.any() or after.any()):
+        return inner
+    pads = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
+    values = [channel.min() if fill is None else fill for channel in inner]
+    return np.stack([np.pad(one, pads, constant_values=value) for one, value in zip(inner, values, strict=True)])
+
+
+def draw_subset(presence: torch.Tensor, rng: np.random.Generator, dropout: float = 1.0) -> torch.Tensor:
+    """With probability `dropout` a random non-empty part of the present modalities (first its size, evenly, then its
+    members), else all of them."""
+    present = np.flatnonzero(presence.numpy())
+    chosen = rng.permutation(present)[: rng.integers(1, len(present) + 1)]
+    if rng.random() >= dropout:
+        chosen = present
+    subset = torch.zeros_like(presence)
+    subset[torch.from_numpy(chosen)] = True
+    return subset

@@ -1,0 +1,131 @@
+"""Several processes for one training: started by torchrun, or from here for a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed, multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import TrainingError
+from maml_app.network.ensemble import SegmentationNetwork, build_network
+from maml_app.training.dataset import PatchSource, load_sample
+from maml_app.training.optimise import Progress, Report, optimise, ranks
+
+
+def join_torchrun(device: str = "") -> torch.device | None:
+    """Join the processes that torchrun started (it sets WORLD_SIZE); None if it did not start this one.
+
+    Each process takes the GPU of its local rank, if there are as many, with NCCL; else the CPU with Gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = device != "cpu" and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    if not cuda:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        return torch.device("cpu")
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
+
+
+def shared(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if ranks()[1] == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def optimise_on(
+    devices: Sequence[torch.device],
+    spec: TaskSpec,
+    samples: dict[str, Path],
+    seed: int,
+    start: SegmentationNetwork | None,
+    report: Report,
+    folder: Path,
+    weights: dict[str, int] | None = None,
+) -> SegmentationNetwork:
+    """Optimise with one process a device, from one that has none; the result is as from `optimise` with as many parts.
+
+    Args:
+        folder: for what the processes leave for this one; it must exist.
+
+    Raises:
+        TrainingError: a process failed; its reason is in the message.
+    """
+    if start is not None:
+        save_file(
+            {name: value.contiguous() for name, value in start.state_dict().items()}, folder / "start.safetensors"
+        )
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.SimpleQueue()
+    arguments = (len(devices), [str(one) for one in devices], spec, samples, seed, start is not None, folder, weights)
+    running = start_processes(  # type: ignore[no-untyped-call]
+        _one, (*arguments, messages), nprocs=len(devices), join=False, start_method="spawn"
+    )
+    assert running is not None
+    try:
+        while not running.join(timeout=0.5):
+            while not messages.empty():
+                report(messages.get())
+    except ProcessExitedException as error:
+        raise TrainingError(
+            f"one of {len(devices)} processes was killed ({error}): out of memory, or stopped"
+        ) from None
+    except ProcessRaisedException as error:
+        raise TrainingError(f"one of {len(devices)} processes failed: {str(error).strip().splitlines()[-1]}") from None
+    while not messages.empty():
+        report(messages.get())
+    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+    network.load_state_dict(load_file(folder / "result.safetensors"))
+    return network.to(devices[0]).eval()
+
+
+def _one(
+    rank: int,
+    world: int,
+    devices: list[str],
+    spec: TaskSpec,
+    samples: dict[str, Path],
+    seed: int,
+    warm: bool,
+    folder: Path,
+    weights: dict[str, int] | None,
+    messages: Any,
+) -> None:
+    device = torch.device(devices[rank])
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no other interface is needed
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world
+    )
+    start = None
+    if warm:
+        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+        start.load_state_dict(load_file(folder / "start.safetensors"))
+    source = PatchSource([load_sample(*item) for item in samples.items()], spec, seed, weights)
+
+    def report(progress: Progress) -> None:
+        if rank == 0:
+            messages.put(progress)
+
+    network, _ = optimise(spec, source, seed, device, start, report)
+    if rank == 0:
+        _save(network, folder / "result.safetensors")
+    distributed.destroy_process_group()
+
+
+def _save(network: SegmentationNetwork, path: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)

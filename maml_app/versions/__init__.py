@@ -1,0 +1,1 @@
+"""Models that are kept, judged against each other, and served."""

@@ -1,0 +1,132 @@
+"""From a case to a label map: the path that the server and the command line share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ModelError
+from maml_app.evaluation.uncertainty import foreground_entropy
+from maml_app.imaging.files import read_grid
+from maml_app.imaging.geometry import restore_label
+from maml_app.imaging.preprocess import prepare
+from maml_app.imaging.volume import Array, Grid
+from maml_app.network.checkpoint import Checkpoint, load_checkpoint
+from maml_app.network.ensemble import SegmentationNetwork
+from maml_app.network.window import predict
+from maml_app.versions.registry import ModelRegistry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model and where it came from."""
+
+    version: str
+    network: SegmentationNetwork
+    checkpoint: Checkpoint
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """An answer: the label map (X, Y, Z) uint8 on `grid`, and what was used for it.
+
+    Attributes:
+        volume_ml: millilitres by label name.
+        centroids: label name -> voxel index of its centre; labels that are not there are left out.
+        uncertainty: mean entropy of the likely foreground, 0 to 1.
+    """
+
+    label: Array
+    grid: Grid
+    used: tuple[str, ...]
+    missing: tuple[str, ...]
+    volume_ml: dict[str, float]
+    centroids: dict[str, tuple[float, float, float]]
+    uncertainty: float
+
+
+def pick_device(name: str = "") -> torch.device:
+    """The device by name where it is there, else the GPU if there is one, else the CPU."""
+    if name.startswith("cuda") and torch.cuda.is_available():
+        return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device) -> Model:
+    """Load a model file for the task.
+
+    Raises:
+        ModelError: missing, damaged, or of another task.
+    """
+    network, checkpoint = load_checkpoint(path, spec.name, spec.signature(), device)
+    return Model(version, network, checkpoint, device)
+
+
+def load_served(registry: ModelRegistry, spec: TaskSpec, device: torch.device, have: Model | None = None) -> Model:
+    """The served model; if its file is damaged or of an older form of the task, the last good one served before it.
+
+    Args:
+        have: a model loaded earlier; it is returned again if it is still the one.
+
+    Raises:
+        ModelError: none was published yet, or none that was served can be used; the message is that of the newest.
+    """
+    first: ModelError | None = None
+    for version in dict.fromkeys(reversed(registry.history())):
+        if have is not None and (have.version, have.device) == (version, device):
+            return have
+        try:
+            return load_model(registry.path(version), spec, version, device)
+        except ModelError as error:
+            logger.warning("%s cannot be served, the one before it is: %s", version, error)
+            first = first or error
+    raise first or ModelError(
+        f"there is no model for {spec.title} yet: save some labels, then start training; segmentations are offered "
+        "from then on"
+    )
+
+
+def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Sequence[str] = ()) -> Segmentation:
+    """Segment a case from all of its modalities, on the grid of the modality (or other series) that is asked for.
+
+    Args:
+        leave_out: modalities to do without although they are there.
+
+    Raises:
+        CaseError: an image cannot be read or shares no space with the others.
+    """
+    kept = {name: ref for name, ref in case.images.items() if name not in leave_out}
+    grid = read_grid(case.grids[asked])
+    used_case = Case(case.id, kept, patient=case.patient)
+    prepared = prepare(used_case, spec)
+    images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
+    probabilities = predict(model.network, images, presence, model.checkpoint.patch)
+    label = restore_label(probabilities, prepared.grid, grid)
+    volumes, centroids = {}, {}
+    for value, name in spec.label_values.items():
+        places = np.argwhere(label == value)
+        volumes[name] = round(len(places) * grid.voxel_ml, 4)
+        if len(places):
+            x, y, z = places.mean(axis=0)
+            centroids[name] = (float(x), float(y), float(z))
+    return Segmentation(
+        label,
+        grid,
+        tuple(name for name in spec.modality_names if name in kept),
+        used_case.missing(spec.modality_names),
+        volumes,
+        centroids,
+        foreground_entropy(probabilities),
+    )

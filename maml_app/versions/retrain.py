@@ -1,0 +1,226 @@
+"""Retraining on all final labels: warm start, validation, the gate before a model is served, what people are told."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ModelError
+from maml_app.evaluation.evaluate import evaluate
+from maml_app.machine import Turns
+from maml_app.network.ensemble import SegmentationNetwork
+from maml_app.training.optimise import Progress, Report
+from maml_app.training.split import split
+from maml_app.training.train import Trained, cross_validate, train
+from maml_app.versions.gate import Verdict, forgotten, judge
+from maml_app.versions.predict import Model, load_served
+from maml_app.versions.registry import ModelRegistry
+from maml_app.versions.runs import Run
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to retrain: `devices`, two or more, start one process each; `prepared_gb` limits the cache of cases."""
+
+    device: torch.device
+    seed: int = 0
+    warm_start: bool = True
+    devices: tuple[torch.device, ...] = ()
+    prepared_gb: float = 20.0
+
+
+class Retraining:
+    """One retraining of a task's model; `run` keeps what `say` tells."""
+
+    def __init__(
+        self, spec: TaskSpec, registry: ModelRegistry, options: Options, run: Run, say: Callable[[str], None]
+    ) -> None:
+        self.spec = spec
+        self.registry = registry
+        self.options = options
+        self.run = run
+        self.say = say
+
+    def __call__(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """Train, judge, store, and serve if nothing got worse. Returns the version, the served one, and the scores.
+
+        Raises:
+            MamlError: nothing to train on, a case that cannot be used, no memory, no disk.
+        """
+        labelled = [case for case in cases if case.label]
+        devices, device = self.options.devices, self.options.device
+        spec, seed = self.spec, self.options.seed
+        on = f"{len(devices)} x {device.type}" if devices else str(device)
+        self.say(f"{len(labelled)} of {len(cases)} cases have a final label; {on}")
+        champion = self._champion(labelled)
+        start = self._start(champion, self.options.warm_start)
+        turns, report_progress = Turns(self.registry.turns), self._shown()
+        result = train(
+            spec,
+            cases,
+            seed=seed,
+            device=device,
+            start=start,
+            prepared=self.registry.prepared,
+            prepared_gb=self.options.prepared_gb,
+            weights=_new(labelled, champion, spec.training.new_labels),
+            devices=devices,
+            report=report_progress,
+            wait=turns.wait,
+        )
+        report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
+        report["task"] = spec.model_dump(mode="json")
+        report["task_hash"] = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+        report["trained"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        report["run"] = self.run.folder.name
+        verdict, forgot = self._verdict(result, champion, cases)
+        report["gate"] = verdict.as_dict() if verdict else None
+        report["forgotten"] = forgot
+        version = self.registry.store(result.network, result.checkpoint, report)
+        if verdict is None or verdict.publish:
+            self.registry.serve(version)
+            self.say(f"published {version}")
+        else:
+            for reason in verdict.reasons[:3]:  # the task's log keeps 20 lines; report.json has them all
+                self.say(f"worse than {verdict.against}: {reason}")
+            self.say(
+                f"{version} is kept as a candidate and {verdict.against} stays served: {len(verdict.reasons)} scores "
+                f"fell by more than {verdict.tolerance} on the same {verdict.cases} cases; to serve it all the same: "
+                f"python -m maml_app models promote {version}"
+            )
+        scores = report["validation"]
+        if result.validation is None and spec.training.folds > 1:
+            scores = self._cross_validated(labelled, version, turns)
+        return {"version": version, "served": self.registry.served(), "validation": scores}
+
+    def _cross_validated(self, labelled: Sequence[Case], version: str, turns: Turns) -> dict[str, Any] | None:
+        """An estimate while no patient is kept aside; the model is served already, nobody waits for this."""
+        spec = self.spec
+        patients = len({case.patient_id for case in labelled})
+        folds = min(spec.training.folds, patients)
+        kind = "leave-one-out" if folds == patients else f"{folds}-fold cross-validation"
+        if folds < 2:
+            return None
+        self.say(f"few labels: estimating by {kind} over {patients} patients; {version} is in use meanwhile")
+        scores = cross_validate(
+            spec,
+            labelled,
+            folds,
+            seed=self.options.seed,
+            device=self.options.device,
+            prepared=self.registry.prepared,
+            report=self._folds_only(),
+            wait=turns.wait,
+        )
+        assert scores is not None  # two patients at least
+        self.say(f"{kind} Dice: mean over subsets {_number(scores['mean'])}, all modalities {_number(scores['full'])}")
+        summary = {"kind": kind, "patients": patients, **{key: scores[key] for key in ("subsets", "mean", "full")}}
+        self.registry.annotate(version, cross_validation=summary)
+        return summary
+
+    def _tell_scores(self, report: dict[str, Any], what: str) -> None:
+        for subset, scores in report["subsets"].items():
+            by_name = ", ".join(f"{name} {_number(scores[name])}" for name in self.spec.scored)
+            self.say(f"{what}, {subset} ({scores['cases']} cases): {by_name}")
+
+    def _verdict(
+        self, result: Trained, champion: Model | None, cases: Sequence[Case]
+    ) -> tuple[Verdict | None, list[str]]:
+        """The gate's decision, None where there is nothing to compare, said why; and cases that were forgotten."""
+        if result.validation is None:
+            self.say(
+                "no validation, so no comparison: none of the labelled patients belongs to the validation fifth yet; "
+                "label more cases to see Dice here"
+            )
+            return None, []
+        self._tell_scores(result.validation, "validation Dice")
+        self.run.scores(self.spec.training.steps, result.validation["subsets"])
+        if champion is None:
+            return None, []
+        held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
+        before = evaluate(champion.network, held_out, self.spec, champion.checkpoint.patch, champion.device)
+        forgot = forgotten(result.validation, before, champion.checkpoint.notes.get("validated_on", {}))
+        for line in forgot[:3]:
+            self.say(f"ALARM, forgotten since {champion.version}: {line}")
+        return judge(result.validation, before, champion.version, self.spec.training.tolerance), forgot
+
+    def _shown(self) -> Report:
+        last: dict[str, Any] = {"stage": "", "time": 0.0}
+
+        def show(progress: Progress) -> None:
+            self.run.progress(progress)
+            now = time.monotonic()
+            # the task's log keeps 20 lines: not one for every case
+            if (
+                progress.note
+                or progress.dice
+                or progress.stage != last["stage"]
+                or progress.done == progress.total
+                or (now - last["time"] > 5)
+            ):
+                last.update(stage=progress.stage, time=now)
+                self.say(str(progress))
+
+        return show
+
+    def _folds_only(self) -> Report:
+        """The task's log keeps 20 lines: of the folds it tells that they are done, and what was odd."""
+
+        def show(progress: Progress) -> None:
+            if progress.note or (progress.stage.endswith(": train") and progress.done == progress.total):
+                self.say(str(progress))
+
+        return show
+
+    def _champion(self, labelled: Sequence[Case]) -> Model | None:
+        """The served model, to go on from and to be compared with; None if there is none that can be used."""
+        if self.registry.served() is None:
+            self.say("no model yet: there is nothing to compare with")
+            return None
+        try:
+            model = load_served(self.registry, self.spec, self.options.device)
+        except ModelError as error:
+            self.say(f"the served model cannot be used, there is nothing to compare with: {error}")
+            return None
+        version = model.version
+        # as when the first labels were all of validation patients: going on from it would score it on what it knows
+        held_out = split(labelled, self.spec.training.validation)[1]
+        known = sorted({case.id for case in held_out} & set(model.checkpoint.notes["trained_on"]))
+        if known:
+            self.say(
+                f"{version} was trained on validation cases ({', '.join(known)}): not compared with, nor gone on from"
+            )
+            return None
+        return model
+
+    def _start(self, champion: Model | None, warm: bool) -> SegmentationNetwork | None:
+        """The network to go on from; None for new weights, said why."""
+        if champion is None or not warm:
+            self.say("training starts from new weights")
+            return None
+        if champion.checkpoint.plan != self.spec.network.model_dump(mode="json"):
+            self.say(
+                f"training starts from new weights: {champion.version} has another network than task.yaml asks for"
+            )
+            return None
+        self.say(f"training goes on from {champion.version}")
+        return champion.network
+
+
+def _new(labelled: Sequence[Case], champion: Model | None, weight: int) -> dict[str, int]:
+    """The weight of each case whose label the served model has not seen; rehearsal of the others goes on."""
+    if champion is None or weight == 1:
+        return {}
+    seen = {**champion.checkpoint.notes["trained_on"], **champion.checkpoint.notes["validated_on"]}
+    return {case.id: weight for case in labelled if case.label and seen.get(case.id) != case.label.id}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

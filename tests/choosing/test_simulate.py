@@ -1,0 +1,171 @@
+"""Simulated annotation, and what is made of its curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from maml_app.__main__ import app
+from maml_app.cases.spec import TaskSpec
+from maml_app.choosing import simulate as module
+from maml_app.choosing.curves import area, labels_to_reach, saving, summarise_curves
+from maml_app.choosing.simulate import Plan, Simulation, simulate
+from maml_app.errors import MamlError, TrainingError
+from maml_app.phantom.scene import write_cases
+from maml_app.stores.folder import FolderStore
+from maml_app.training.train import train
+from tests.conftest import TOY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def simulation(spec: TaskSpec, tmp_path: Path) -> Simulation:
+    write_cases(tmp_path / "studies", spec, count=8, seed=3, size=16)
+    cases = FolderStore(tmp_path / "studies", spec).cases()
+    return Simulation(spec, cases[:6], cases[6:], tmp_path / "out", CPU)
+
+
+def test_each_round_labels_what_the_strategy_puts_first(simulation: Simulation) -> None:
+    plan = Plan(("entropy",), start=2, rounds=3, batch=2, at_most=5, seeds=(0,))
+    states = simulation.play("entropy", 0, plan)
+    assert [len(state.labelled) for state in states] == [2, 4, 5]  # the last batch is cut to what may be labelled
+    for before, after in pairwise(states):
+        added = set(after.labelled) - set(before.labelled)
+        assert set(before.labelled) < set(after.labelled)
+        waiting = [score for case, score in before.scores.items() if case not in before.labelled]
+        best = sorted(waiting, key=lambda score: -score.entropy)[: len(added)]
+        assert added == {score.case for score in best}
+    assert sorted(states[0].test["cases"]) == ["phantom_006", "phantom_007"]
+    assert not {"phantom_006", "phantom_007"} & set(states[-1].labelled)
+
+
+def test_strategies_share_states_and_a_stopped_play_goes_on(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(("random", "foreground_random", "maml"), start=2, rounds=1, batch=2, seeds=(0, 1))
+    trained: list[list[str]] = []
+    whole = train
+
+    def counted(spec: TaskSpec, cases: Any, **options: Any) -> Any:
+        trained.append(sorted(case.id for case in cases))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return whole(spec, cases, **options)
+
+    monkeypatch.setattr(module, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(simulation, plan)
+    told: list[str] = []
+    curves = simulate(simulation, plan, told.append)
+    assert len(trained) == len({tuple(ids) for ids in trained}) + 1  # only the one that was stopped is done again
+    assert len(told) == 6
+    starts = {(name, seed): rows[0] for name, seeds in curves.items() for seed, rows in enumerate(seeds)}
+    for seed in (0, 1):
+        assert starts["random", seed] == starts["maml", seed]  # the same start for every strategy
+    assert starts["random", 0]["cases"] != starts["random", 1]["cases"]
+    count = len(trained)
+    assert simulate(simulation, plan) == curves
+    assert len(trained) == count  # all was kept
+
+
+def test_what_was_drawn_is_the_foreground_of_the_labels(simulation: Simulation, spec: TaskSpec) -> None:
+    plan = Plan(("random",), start=3, rounds=1, batch=1, seeds=(0,))
+    (rows,) = simulate(simulation, plan)["random"]
+    for row in rows:
+        assert 0 < row["drawn_ml"] < 2000
+    first = sum(simulation.foreground_ml[case] for case in rows[0]["cases"])
+    assert rows[0]["drawn_ml"] == pytest.approx(first, abs=0.1)
+    assert rows[1]["drawn_ml"] > rows[0]["drawn_ml"]
+
+
+def test_test_patients_are_never_chosen_from(spec: TaskSpec, simulation: Simulation, tmp_path: Path) -> None:
+    cases = list(simulation.choose.values())
+    with pytest.raises(TrainingError, match="patients of their own, got shared patients"):
+        Simulation(spec, cases, cases[:1], tmp_path, CPU)
+    with pytest.raises(TrainingError, match="expected at least 7 labelled cases to choose from, got 6"):
+        simulation.play("random", 0, Plan(("random",), start=7))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategies": ("best",)}, "expected some of maml, .*, got 'best'"),
+        ({"strategies": ()}, "--strategies: expected some of"),
+        ({"batch": 0}, "a batch of one"),
+        ({"at_most": 2}, "--at-most no less than --start"),
+    ],
+)
+def test_a_plan_that_cannot_be_played_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MamlError, match=message):
+        Plan(**{"strategies": ("random",), **changes})
+
+
+def rows(*dice: float) -> list[dict[str, Any]]:
+    return [
+        {"labels": 4 + 2 * n, "full": value, "mean": value / 2, "drawn_ml": 10.0 * n} for n, value in enumerate(dice)
+    ]
+
+
+def test_areas_and_labels_saved_have_their_analytic_values() -> None:
+    assert area(rows(0.2, 0.6, 0.6), "full") == pytest.approx((0.4 + 0.6) / 2)
+    assert area(rows(0.3), "full") == 0.3
+    assert labels_to_reach([0.2, 0.6], [4, 6], 0.5) == pytest.approx(5.5)
+    assert labels_to_reach([0.2, 0.6], [4, 6], 0.1) == 4
+    assert labels_to_reach([0.2, 0.6], [4, 6], 0.7) == math.inf
+    curves = {"random": [rows(0.2, 0.4, 0.6)] * 3, "maml": [rows(0.2, 0.6, 0.7)] * 3, "slow": [rows(0.2, 0.3, 0.4)] * 3}
+    assert saving(curves, "maml", "full") == {"labels": 6.0, "interval": (6.0, 6.0)}
+    assert saving(curves, "slow", "full") == {"labels": None, "interval": (None, None)}
+    assert saving(curves, "random", "full")["labels"] == pytest.approx(8)
+    summary = summarise_curves(curves)["full"]
+    assert summary["maml"]["minus_random"]["area"] == pytest.approx(0.525 - 0.4)
+    assert "minus_random" not in summary["random"]
+
+
+def test_on_the_command_line(tmp_path: Path, spec: TaskSpec) -> None:
+    studies = tmp_path / "studies"
+    write_cases(studies, spec, count=6, seed=3, size=16)
+    (studies / "task.yaml").write_text(TOY)
+    command = [
+        "simulate",
+        "--studies",
+        str(studies),
+        "--out",
+        str(tmp_path / "out"),
+        "--test",
+        "phantom_004,phantom_005",
+    ]
+    command += [
+        "--strategies",
+        "random,maml",
+        "--start",
+        "2",
+        "--rounds",
+        "1",
+        "--batch",
+        "1",
+        "--seeds",
+        "2",
+        "--steps",
+        "1",
+    ]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "maml, seed 1: 3 labels, Dice 0." in done.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["test"] == ["phantom_004", "phantom_005"]
+    assert [len(seeds) for seeds in report["curves"].values()] == [2, 2]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| strategy | 2 labels | 3 labels | ml drawn in all |" in text
+    assert "| maml | 0." in text
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    wrong = CliRunner().invoke(app, [*command[:-2], "--test", "nobody"])
+    assert isinstance(wrong.exception, MamlError)
+    assert "--test: expected ids of labelled cases, got nobody" in str(wrong.exception)

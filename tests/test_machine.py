@@ -1,0 +1,105 @@
+"""How training gives way to inference and to the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from maml_app import machine
+from maml_app.machine import Turns, is_running
+from tests.harness.server import ROOT
+
+
+def test_training_waits_while_any_inference_runs(tmp_path: Path) -> None:
+    turns = Turns(tmp_path / "models" / ".inference")
+    assert turns.wait() == 0  # nobody ever asked
+    events: list[str] = []
+
+    def step() -> None:
+        turns.wait()
+        events.append("step")
+
+    with turns.inference():
+        with turns.inference():  # two at a time do not hinder each other
+            pass
+        trainer = threading.Thread(target=step)
+        trainer.start()
+        trainer.join(0.3)
+        assert trainer.is_alive()
+        events.append("answer")
+    trainer.join(10)
+    assert events == ["answer", "step"]
+
+
+def test_training_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LONGEST_WAIT_S", 0.1)
+    turns = Turns(tmp_path / ".inference")
+    with turns.inference():
+        assert 0.1 <= turns.wait() < 5
+
+
+def test_inference_goes_on_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with Turns(tmp_path / "file" / ".inference").inference():
+        pass
+
+
+CAPPED = """
+import sys
+import pathlib
+import torch
+from maml_app.cases.spec import parse_task
+from maml_app.phantom.scene import write_cases
+from maml_app.training.dataset import PatchSource, build_samples, load_sample
+from maml_app.training.optimise import optimise
+from maml_app.machine import proc_bytes, step_back
+from maml_app.stores.folder import FolderStore
+from tests.conftest import TOY
+
+torch.set_num_threads(1)
+folder = pathlib.Path(sys.argv[1])
+text = TOY.replace("patch: [16, 16, 16]", "patch: [64, 64, 64]").replace("batch: 2", "batch: 4")
+spec = parse_task(text.replace("steps: 3", "steps: 1"), "toy.yaml")
+write_cases(folder / "studies", spec, 2, seed=0, size=24)
+samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, folder / "prepared")
+source = PatchSource([load_sample(*item) for item in samples.items()], spec, 0)
+source.batch(0)
+step_back(proc_bytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
+_, load = optimise(spec, source, 0, torch.device("cpu"), report=lambda progress: print(progress))
+print(load.patch, pathlib.Path("/proc/self/oom_score_adj").read_text())
+"""
+
+
+def test_a_training_that_may_not_take_more_memory_goes_on_with_less(tmp_path: Path) -> None:
+    """The system's own refusal, not a mock: a limit on the process' memory."""
+
+    def train(name: str, more_gb: float) -> str:
+        program = [sys.executable, "-c", CAPPED, str(tmp_path / name), str(more_gb)]
+        done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    free = train("free", 20)
+    assert "out of memory" not in free
+    assert "(64, 64, 64) 500" in free
+    capped = train("capped", 0.5)
+    assert "out of memory: going on with batches in 4 parts" in capped
+    assert "(64, 64, 64)" not in capped
+
+
+def test_a_limit_that_nobody_named_leaves_memory_to_others() -> None:
+    program = "from maml_app.machine import *; from maml_app.machine import proc_bytes as k\n"
+    program += "free = k('meminfo', 'MemAvailable'); print(step_back() * 1e9 < free, os.nice(0))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["True", "10"]
+
+
+def test_a_process_runs_or_not() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_running(process.pid)
+    process.communicate()
+    assert not is_running(process.pid)
