@@ -20,8 +20,9 @@ from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
-from maml_app.errors import MamlError, TaskSpecError
-from maml_app.stores.choice import choose_task, gigabytes, open_studies
+from maml_app.errors import MamlError, SettingsError
+from maml_app.settings import Settings
+from maml_app.stores.choice import choose_task, open_studies
 from maml_app.stores.pacs import session
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
@@ -37,26 +38,22 @@ logger = logging.getLogger(__name__)
 class MamlApp(MONAILabelApp):
     """One task on one studies folder.
 
-    `--conf task NAME|PATH` chooses the task, `--conf models DIR` where models are kept (default: `model/` in the app).
-    `--conf prepared_gb N` limits what prepared cases take there; `--conf memory_gb N` the memory of a training;
-    `--conf random NAME` is the strategy that clients get who ask for `random`, as OHIF always does.
-    For an archive, `--conf cache DIR | cache_gb N | assign FILE | foreign_segs use` as `open_studies` tells.
+    What `--conf NAME VALUE` may say is in `settings.py`.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         try:
-            self.spec = choose_task(studies, conf.get("task", ""), Path(app_dir), conf)
-            self.source = open_studies(studies, self.spec, conf)
-            self.prepared_gb = gigabytes(conf, "prepared_gb")
-            self.memory_gb = gigabytes(conf, "memory_gb", default=0.0)
-            self.random = conf.get("random") or DEFAULT
+            self.settings = Settings.read(conf)
+            self.spec = choose_task(studies, self.settings.task, Path(app_dir), self.settings)
+            self.source = open_studies(studies, self.spec, self.settings)
+            self.random = self.settings.random or DEFAULT
             if self.random not in STRATEGIES:
-                raise TaskSpecError(f"random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
+                raise SettingsError(f"--conf random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
             # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
             os._exit(2)
-        models = Path(conf.get("models") or Path(app_dir) / "model")
+        models = self.settings.models or Path(app_dir) / "model"
         self.registry = ModelRegistry(models / self.spec.name)
         super().__init__(
             app_dir=app_dir,
@@ -75,7 +72,9 @@ class MamlApp(MONAILabelApp):
         return {self.spec.name: SegmentCase(self.source, self.spec, self.registry)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        trainer = TrainEnsemble(self.source, self.spec, self.registry, self.prepared_gb, self.memory_gb)
+        trainer = TrainEnsemble(
+            self.source, self.spec, self.registry, self.settings.prepared_gb, self.settings.memory_gb
+        )
         return {self.spec.name: trainer}
 
     def init_strategies(self) -> dict[str, Strategy]:

@@ -1,6 +1,7 @@
 """What can go wrong, as types. A message names what was expected, what came, where, and what to do.
 
 MamlError                  any mistake that a user can mend; shown without a traceback
+├── SettingsError          a setting that does not exist or does not fit
 ├── TaskSpecError          a task.yaml that does not validate, or no task that fits
 ├── StudiesError           a studies folder or datalist whose layout cannot be understood
 │   └── ArchiveError       a DICOM archive that cannot be reached, or does not do what it was asked
@@ -17,6 +18,10 @@ from __future__ import annotations
 
 class MamlError(Exception):
     """Base of every error that is told to the user as one message."""
+
+
+class SettingsError(MamlError):
+    """A `--conf` or an environment variable cannot be understood."""
 
 
 class TaskSpecError(MamlError):

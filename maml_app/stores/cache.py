@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +22,11 @@ from maml_app.errors import StudiesError
 logger = logging.getLogger(__name__)
 
 KEPT_S = 3600  # a file used within the last hour may be being read
-ENVIRONMENT = "MAML_CACHE"
 
 
 def cache_folder(url: str, asked: str = "") -> Path:
-    """Where an archive's cache lies: `asked`, else $MAML_CACHE, else ~/.cache/maml_app; a folder for each address."""
-    home = Path(asked or os.environ.get(ENVIRONMENT) or Path.home() / ".cache" / "maml_app")
+    """Where an archive's cache lies: `asked`, else ~/.cache/maml_app; a folder for each address."""
+    home = Path(asked or Path.home() / ".cache" / "maml_app")
     return home / hashlib.sha256(url.encode()).hexdigest()[:12]
 
 

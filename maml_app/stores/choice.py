@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import ArchiveError, StudiesError, TaskSpecError
+from maml_app.settings import Settings
 from maml_app.stores.folder import FolderStore
 from maml_app.stores.layouts import read_cases
 
@@ -30,10 +30,10 @@ def is_archive(studies: str) -> bool:
 
 
 def choose_task(
-    studies: str | Path, asked: str = "", app_dir: Path | None = None, options: Mapping[str, str] | None = None
+    studies: str | Path, asked: str = "", app_dir: Path | None = None, settings: Settings | None = None
 ) -> TaskSpec:
     """The task by `asked` (a shipped name or a path), else <studies>/task.yaml, else the app folder's own, else the
-    one shipped task whose rules match the studies best. `options` as in `open_studies`.
+    one shipped task whose rules match the studies best.
 
     Raises:
         TaskSpecError: a task.yaml does not validate, or none, or several tasks fit; the choices are listed.
@@ -58,7 +58,9 @@ def choose_task(
         try:
             task = load_task(path)
             cases = (
-                open_studies(studies, task, options).cases() if is_archive(studies) else read_cases(Path(studies), task)
+                open_studies(studies, task, settings).cases()
+                if is_archive(studies)
+                else read_cases(Path(studies), task)
             )
             counts[name] = sum(len(case.images) for case in cases)
         except ArchiveError:
@@ -76,55 +78,41 @@ def choose_task(
     )
 
 
-def open_studies(studies: str, spec: TaskSpec, options: Mapping[str, str] | None = None) -> CaseSource:
+def open_studies(studies: str, spec: TaskSpec, settings: Settings | None = None) -> CaseSource:
     """The store behind a studies argument.
 
+    An archive's `assign` is a JSON file {SeriesInstanceUID: modality or null} or `UID=MODALITY,UID=none`; it goes before
+    the rules, as does assign.json in the archive's cache folder.
+
     Args:
-        options: for an archive: `cache`, a folder for what is downloaded, and `cache_gb`, its size limit; `assign`,
-            a JSON file {SeriesInstanceUID: modality or null} or `UID=MODALITY,UID=none`, which goes before the rules
-            (as does assign.json in the archive's cache folder); `foreign_segs`: `use` takes SEGs by other software
-            as labels.
+        settings: without them those of the environment.
 
     Raises:
         StudiesError: a location that is not there.
         TaskSpecError: an option that cannot be understood.
     """
     if is_archive(studies):
-        return open_archive(studies, spec, options)
+        return open_archive(studies, spec, settings)
     path = Path(studies)
     if not path.exists():
         raise StudiesError(f"{path}: expected a folder of studies or a datalist JSON, got nothing there")
     return FolderStore(path, spec)
 
 
-def open_archive(studies: str, spec: TaskSpec, options: Mapping[str, str] | None = None) -> DicomWebStore:
-    """The store of a DICOMweb address; options and errors as `open_studies`."""
+def open_archive(studies: str, spec: TaskSpec, settings: Settings | None = None) -> DicomWebStore:
+    """The store of a DICOMweb address; settings and errors as `open_studies`."""
     # only here: training on a folder of files needs no DICOM library
     from maml_app.stores.cache import Cache, cache_folder
     from maml_app.stores.dicomweb import DicomWebStore
     from maml_app.stores.pacs import Pacs
 
-    options, url = options or {}, studies.rstrip("/")
-    folder = cache_folder(url, options.get("cache", ""))
-    foreign = options.get("foreign_segs", "ignore")
-    if foreign not in ("ignore", "use"):
-        raise TaskSpecError(f"foreign_segs: expected ignore or use, got {foreign!r}")
+    settings, url = settings or Settings.read(), studies.rstrip("/")
+    folder = cache_folder(url, settings.cache)
     forced = _assigned(folder / "assign.json", spec) if (folder / "assign.json").is_file() else {}
-    if options.get("assign"):
-        forced |= _assigned(options["assign"], spec)
-    return DicomWebStore(Pacs(url), spec, Cache(folder, gigabytes(options, "cache_gb")), forced, foreign == "use")
-
-
-def gigabytes(options: Mapping[str, str], name: str, default: float = 20.0) -> float:
-    """A size among the options.
-
-    Raises:
-        TaskSpecError: it is no number.
-    """
-    try:
-        return float(options.get(name) or default)
-    except ValueError:
-        raise TaskSpecError(f"{name}: expected a number of gigabytes, got {options[name]!r}") from None
+    if settings.assign:
+        forced |= _assigned(settings.assign, spec)
+    cache = Cache(folder, settings.cache_gb)
+    return DicomWebStore(Pacs(url), spec, cache, forced, settings.foreign_segs == "use")
 
 
 def _assigned(source: Path | str, spec: TaskSpec) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from maml_app.imaging.files import write_label
 from maml_app.imaging.volume import Array
 from maml_app.phantom.dicom import DicomStudy, make_study
 from maml_app.phantom.scene import PhantomCase
+from maml_app.settings import Settings
 from maml_app.stores.choice import open_studies
 from maml_app.stores.dicomweb import DicomWebStore
 from tests.conftest import TOY
@@ -55,7 +56,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterato
 
 def opened(url: str, spec: TaskSpec, cache: Path, **options: str) -> DicomWebStore:
     """The archive as a store, as the server opens it."""
-    store = open_studies(url, spec, {"cache": str(cache), **options})
+    store = open_studies(url, spec, Settings.read({"cache": str(cache), **options}))
     assert isinstance(store, DicomWebStore)
     return store
 

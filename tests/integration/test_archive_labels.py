@@ -21,6 +21,7 @@ from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.preprocess import read_case_label
 from maml_app.imaging.seg import write_seg
 from maml_app.phantom.dicom import make_study, truth_on
+from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
@@ -187,7 +188,7 @@ def _complete(file: Dataset, image: Dataset) -> None:
 def test_real_studies_and_their_contours(tmp_path: Path) -> None:
     with Orthanc(tmp_path / "orthanc") as orthanc:
         assert orthanc.add_folder(real("sts_dicom")) == 380
-        task = choose_task(orthanc.dicomweb, options={"cache": str(tmp_path / "cache")})
+        task = choose_task(orthanc.dicomweb, settings=Settings(cache=str(tmp_path / "cache")))
         assert task.name == "sarcoma_pet_ct_mr"
         store = opened(orthanc.dicomweb, task, tmp_path / "cache")
         cases = {case.patient: case for case in store.cases()}

@@ -19,6 +19,7 @@ from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_label
 from maml_app.imaging.volume import Array
 from maml_app.phantom.dicom import make_study
+from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.server import ROOT, Server
@@ -294,7 +295,7 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
     assert len(found) == 2  # the phantom's truth, and this one
     assert running.client.info()["datastore"]["completed"] == done
     # told so, it is read as what was drawn
-    store = open_archive(archive.url, parse_task(QUICK, "toy"), {"cache": str(tmp_path), "foreign_segs": "use"})
+    store = open_archive(archive.url, parse_task(QUICK, "toy"), Settings(cache=str(tmp_path), foreign_segs="use"))
     case, asked = store.resolve(series)
     assert case.label is not None
     label = read_label(case.label.local())
