@@ -1,4 +1,4 @@
-"""What a server is told by `--conf NAME VALUE`, or by the environment as MAML_NAME: one model, each with its meaning."""
+"""What a server is told by `--conf NAME VALUE`, or by the environment as MAML_NAME: each with its meaning."""
 
 from __future__ import annotations
 

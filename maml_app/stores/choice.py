@@ -81,8 +81,8 @@ def choose_task(
 def open_studies(studies: str, spec: TaskSpec, settings: Settings | None = None) -> CaseSource:
     """The store behind a studies argument.
 
-    An archive's `assign` is a JSON file {SeriesInstanceUID: modality or null} or `UID=MODALITY,UID=none`; it goes before
-    the rules, as does assign.json in the archive's cache folder.
+    An archive's `assign` is a JSON file {SeriesInstanceUID: modality or null} or `UID=MODALITY,UID=none`; it goes
+    before the rules, as does assign.json in the archive's cache folder.
 
     Args:
         settings: without them those of the environment.
