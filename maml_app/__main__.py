@@ -17,6 +17,7 @@ from maml_app.commands.plan import plan
 from maml_app.commands.queue import queue
 from maml_app.commands.simulate import simulate
 from maml_app.commands.train import train
+from maml_app.commands.users import users_app
 from maml_app.errors import MamlError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ for command in (check, plan, train, evaluate, infer, queue, simulate, phantom):
     app.command()(command)
 app.command("import-labels")(import_labels)
 app.add_typer(models_app, name="models")
+app.add_typer(users_app, name="users")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
@@ -21,15 +21,17 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
 from maml_app.errors import MamlError, SettingsError
+from maml_app.server.application import admission, application, identity, put_before
+from maml_app.server.device import Device
+from maml_app.server.house import House
+from maml_app.server.scratch import remove_left_behind, scratch_folder
 from maml_app.settings import Settings
-from maml_app.stores.choice import choose_task, open_studies
-from maml_app.stores.pacs import session
+from maml_app.stores.choice import choose_task, is_archive, open_studies
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.scoring import ScoreCases
 from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
-from maml_app.tasks.viewer import add_routes, guard
 from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,7 @@ class MamlApp(MONAILabelApp):
             if self.random not in STRATEGIES:
                 raise SettingsError(f"--conf random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
         except MamlError as error:
-            print(f"\n{error}\n", file=sys.stderr, flush=True)
-            # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
-            os._exit(2)
+            _give_up(error)
         models = self.settings.models or Path(app_dir) / "model"
         self.registry = ModelRegistry(models / self.spec.name)
         super().__init__(
@@ -92,17 +92,27 @@ class MamlApp(MONAILabelApp):
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """As MONAI Label's, which calls this at the start, after a training and after each `next`: if there is need."""
+        if not self._server_mode:  # a training process: the server looks at the cases once it has ended
+            return {}
         if method is None and (processes("scoring") or not self.scores.is_due()):
             return {}
         return super().async_scoring(method, params)
 
     def on_init_complete(self) -> None:
-        """In the server, not in its training process: add what the viewer needs, and keep other machines out."""
+        """In the server, not in its training process: every request passes our application from the first one on."""
         super().on_init_complete()
         from monailabel.app import app as server
 
-        add_routes(server, self.source, self.spec, self.datastore(), session(), self.registry)
-        guard(server)
+        try:
+            who = identity(self.settings)
+            admitted = admission(self.settings, who)
+            remove_left_behind()
+            device = Device(scratch_folder(), self.settings.queue, self.settings.infer_s)
+        except MamlError as error:
+            _give_up(error)
+        archive = self.studies if is_archive(self.studies) else ""
+        house = House(self, self.source, self.spec, self.registry, self.settings, who, device, archive)
+        put_before(server, application(house, admitted))
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but the task gets the image id, not one path: it looks up the whole case itself."""
@@ -114,5 +124,13 @@ class MamlApp(MONAILabelApp):
         answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
         if request.get("save_label"):
             store = datastore or self.datastore()
-            answer["label"] = store.save_label(request["image"], file, ORIGINAL, {"params": params})
+            author = {"author": request["author"]} if request.get("author") else {}
+            answer["label"] = store.save_label(request["image"], file, ORIGINAL, {"params": params, **author})
         return answer
+
+
+def _give_up(error: MamlError) -> NoReturn:
+    """End a server that cannot start, with one message."""
+    print(f"\n{error}\n", file=sys.stderr, flush=True)
+    # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
+    os._exit(2)

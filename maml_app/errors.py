@@ -17,7 +17,13 @@ from __future__ import annotations
 
 
 class MamlError(Exception):
-    """Base of every error that is told to the user as one message."""
+    """Base of every error that is told to the user as one message.
+
+    Attributes:
+        status: the HTTP status by which a server tells it (RFC 9110, 15).
+    """
+
+    status = 400
 
 
 class SettingsError(MamlError):
@@ -35,25 +41,37 @@ class StudiesError(MamlError):
 class ArchiveError(StudiesError):
     """A DICOM archive cannot be reached, refuses, or answers nonsense."""
 
+    status = 502
+
 
 class CaseError(MamlError):
     """A case is unknown or cannot be used."""
+
+    status = 404
 
 
 class ImageError(CaseError):
     """An image file cannot be read as a 3D volume."""
 
+    status = 400
+
 
 class GridError(CaseError):
     """The geometry of a volume, or between volumes, cannot be right."""
+
+    status = 400
 
 
 class LabelError(CaseError):
     """A label map does not fit the task or the case."""
 
+    status = 400
+
 
 class ModelError(MamlError):
     """A model is missing, damaged, or belongs to another task."""
+
+    status = 409
 
 
 class TrainingError(MamlError):

@@ -6,8 +6,9 @@ import fcntl
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -100,3 +101,30 @@ class Turns:
                 except BlockingIOError:
                     time.sleep(0.01)
         return time.monotonic() - began
+
+
+_nobody_waits: ContextVar[Callable[[], bool]] = ContextVar("nobody_waits", default=lambda: False)
+
+
+class Abandoned(Exception):
+    """Nobody waits for the result any more."""
+
+
+@contextmanager
+def abandoned_when(nobody_waits: Callable[[], bool]) -> Iterator[None]:
+    """Inside the block, `go_on` ends a long computation of this thread once nobody waits for it."""
+    token = _nobody_waits.set(nobody_waits)
+    try:
+        yield
+    finally:
+        _nobody_waits.reset(token)
+
+
+def go_on() -> None:
+    """Called between the steps of a long computation.
+
+    Raises:
+        Abandoned: there is nobody to compute it for.
+    """
+    if _nobody_waits.get()():
+        raise Abandoned

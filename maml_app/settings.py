@@ -39,6 +39,26 @@ class Settings(BaseModel):
     foreign_segs: Literal["ignore", "use"] = Field(
         default="ignore", description="archive: whether SEGs by other software count as labels"
     )
+    users: Path | None = Field(
+        default=None, description="file of accounts, made by `python -m maml_app users`: everyone has to log in"
+    )
+    open: bool = Field(
+        default=False, description="yes: answers other machines although nobody has to log in; only where you trust all"
+    )
+    origins: str = Field(
+        default="",
+        description="addresses of other pages that may ask, and of a proxy before the server: https://a,https://b",
+    )
+    upload_mb: Annotated[float, Field(gt=0)] = Field(default=1024.0, description="the largest request, MB")
+    upload_mvox: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="the largest image that is sent to be segmented, million voxels"
+    )
+    queue: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=8, description="segmentations that may wait for the one that runs; more are told to come back"
+    )
+    infer_s: Annotated[float, Field(gt=0)] = Field(
+        default=1800.0, description="so long a client waits for a segmentation at most, seconds"
+    )
     server_mode: bool = Field(default=False, description="MONAI Label's own: it changes what /info tells")
 
     @field_validator("*", mode="before")

@@ -14,6 +14,8 @@ from nibabel.spatialimages import HeaderDataError
 from maml_app.cases.case import FileRef
 from maml_app.disk import write_atomically
 from maml_app.errors import GridError, ImageError, LabelError
+from maml_app.imaging.claims import nifti_shape
+from maml_app.imaging.nrrd_file import read_nrrd
 from maml_app.imaging.volume import Array, Grid, Volume
 
 
@@ -33,6 +35,7 @@ def _open(ref: FileRef) -> Any:
         raise ImageError(f"{path}: expected a NIfTI file, got none that can be read ({error.strerror})") from None
     if size == 0:
         raise ImageError(f"{path}: expected a NIfTI file, got an empty file; copy it again")
+    nifti_shape(path)  # before nibabel takes the header at its word
     try:
         return nib.load(path)
     except (
@@ -40,6 +43,7 @@ def _open(ref: FileRef) -> Any:
         HeaderDataError,
         OSError,
         EOFError,
+        ValueError,
         zlib.error,
     ) as error:
         raise ImageError(f"{path}: expected a NIfTI file, got something else or a damaged header ({error})") from None
@@ -98,7 +102,7 @@ def read_label(path: Path) -> Volume:
         ImageError, GridError: as `read_image`.
         LabelError: voxels that are no whole numbers from 0 to 255.
     """
-    volume = _read_nrrd(path) if path.name.lower().endswith(".nrrd") else read_image(FileRef(path))
+    volume = read_nrrd(path) if path.name.lower().endswith(".nrrd") else read_image(FileRef(path))
     rounded = np.rint(volume.voxels)
     if np.abs(volume.voxels - rounded).max() > 1e-3 or rounded.min() < 0 or rounded.max() > 255:
         raise LabelError(
@@ -106,24 +110,6 @@ def read_label(path: Path) -> Volume:
             f"{volume.voxels.min():g} to {volume.voxels.max():g}"
         )
     return Volume(rounded.astype(np.uint8), volume.affine)
-
-
-def _read_nrrd(path: Path) -> Volume:
-    import nrrd  # only the server reads and writes NRRD
-
-    try:
-        voxels, header = nrrd.read(str(path))
-        directions = np.asarray(header["space directions"], dtype=np.float64)
-        flip = {"left-posterior-superior": [-1, -1, 1], "right-anterior-superior": [1, 1, 1]}[header["space"]]
-        origin = np.asarray(header["space origin"], dtype=np.float64)
-    except (nrrd.NRRDError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
-        raise ImageError(f"{path}: expected an NRRD label map in LPS or RAS space, got: {error!r}") from None
-    if voxels.ndim != 3:
-        raise ImageError(f"{path}: expected a 3D label map, got shape {voxels.shape}")
-    affine = np.eye(4)
-    affine[:3, :3] = (directions * flip).T
-    affine[:3, 3] = origin * flip
-    return Volume(np.asarray(voxels, dtype=np.float32), affine)
 
 
 def write_label(path: Path, label: Array, affine: Array, compress: bool = True, replace: bool = True) -> None:

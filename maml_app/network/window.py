@@ -10,6 +10,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch.nn import functional as F
 
+from maml_app.machine import go_on
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
 
 # MONAI 1.5 indexes in a way that newer torch warns of, once a process
@@ -19,14 +20,20 @@ warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category
 def _slide(images: torch.Tensor, patch: Sequence[int], predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Windows run on the images' device, the sum over them is kept on the CPU; Gaussian weights, half overlap.
 
-    An image smaller than the patch is padded with each channel's lowest value, as patches are in training.
+    An image smaller than the patch is padded with each channel's lowest value, as patches are in training. Ends between
+    two windows once nobody waits for the result (`machine.abandoned_when`).
     """
     before = [max(0, side - size) // 2 for side, size in zip(patch, images.shape[1:], strict=True)]
     after = [max(0, side - size) - b for side, size, b in zip(patch, images.shape[1:], before, strict=True)]
     pads = [pad for pair in zip(before[::-1], after[::-1], strict=True) for pad in pair]
     padded = torch.stack([F.pad(channel, pads, value=float(channel.min())) for channel in images])
+
+    def step(window: torch.Tensor) -> torch.Tensor:
+        go_on()
+        return predict(window)
+
     result = sliding_window_inference(
-        padded[None], tuple(patch), 1, predict, overlap=0.5, mode="gaussian", sigma_scale=0.25, device="cpu"
+        padded[None], tuple(patch), 1, step, overlap=0.5, mode="gaussian", sigma_scale=0.25, device="cpu"
     )
     assert isinstance(result, torch.Tensor)
     x, y, z = (slice(b, b + size) for b, size in zip(before, images.shape[1:], strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from maml_app.cases.case import FINAL, Case, FileRef, LabelRef
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import private_folder
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_image, write_image
 from maml_app.tasks.answers import answering
@@ -181,7 +181,7 @@ def _as_file(ref: FileRef) -> Path:
         return ref.local()
     key = f"{ref.path.resolve()}:{ref.channel}:{ref.path.stat().st_mtime_ns}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.nii.gz"
-    target = Path(tempfile.gettempdir()) / "maml-channels" / name
+    target = private_folder("channels") / name
     if not target.is_file():
         write_image(target, read_image(ref))
     return target

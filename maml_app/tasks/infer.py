@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 import time
 import uuid
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monailabel.config import settings
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.preprocess import from_task_values
@@ -31,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class SegmentCase(InferTask):
-    """Segments from all modalities of a case. Follows the registry: a newly published version answers at once."""
+    """Segments from all modalities of a case. Follows the registry: a newly published version answers at once.
+
+    A request may hold `upload`, the path of an image that is in no study, and `folder`, where the answer is written.
+    """
 
     def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
@@ -84,7 +86,8 @@ class SegmentCase(InferTask):
         extension = extension if extension.startswith(".") else f".{extension}"
         if extension not in (".nii.gz", ".nii", ".nrrd"):  # it becomes part of a path: nothing else may
             raise ImageError(f"expected result_extension as .nii.gz, .nii or .nrrd, got {extension!r}")
-        file = Path(tempfile.gettempdir()) / "maml-answers" / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
+        folder = request.get("folder") or private_folder("answers")
+        file = Path(folder) / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
         write_label(file, label, result.grid.affine, compress=bool(request.get("result_compress", True)))
         seconds = round(time.monotonic() - began, 2)
         params = {
@@ -106,31 +109,22 @@ class SegmentCase(InferTask):
         return str(file), params
 
     def _asked(self, request: dict[str, Any]) -> tuple[Case, str]:
-        image = str(request.get("image") or "")
-        upload = Path(image)
-        if upload.is_absolute() and _was_sent(upload):
+        upload = request.get("upload")
+        if upload:
             modality = _choice(request, "grid", "reference")
             if modality not in self.spec.modality_names:
                 raise CaseError(
                     f'a file was sent: expected "grid" to name its modality, one of {list(self.spec.modality_names)}, '
                     f"got {modality!r}"
                 )
-            return Case("upload", {modality: FileRef(upload)}), modality
-        case, asked = self.source.resolve(image)
+            return Case("upload", {modality: FileRef(Path(upload))}), modality
+        case, asked = self.source.resolve(str(request.get("image") or ""))
         grid = _choice(request, "grid", "reference")
         if grid != "reference":
             if grid not in case.grids:
                 raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.grids)}, got {grid!r}")
             asked = grid
         return case, asked
-
-
-def _was_sent(path: Path) -> bool:
-    """Whether a path is a file that a client sent: with the request, or into a session. Other paths are no ids."""
-    sessions = Path(settings.MONAI_LABEL_SESSION_PATH.strip() or Path.home() / ".cache" / "monailabel" / "sessions")
-    path = path.resolve()
-    known = path.parent == Path(tempfile.gettempdir()).resolve() or sessions.resolve() in path.parents
-    return known and path.is_file()
 
 
 def _choice(request: dict[str, Any], key: str, default: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +72,15 @@ def test_conventions_are_written_on_request(
 
 
 def test_an_uploaded_file_needs_its_modality(
-    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path, tmp_path: Path
 ) -> None:
     trainer({}, datastore)
-    upload = Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex}.nii.gz"
-    shutil.copy(studies / "phantom_000" / "pet.nii.gz", upload)
-    try:
-        refused(lambda: infer({"image": str(upload)}), 404, 'expected "grid" to name its modality')
-        _, params = infer({"image": str(upload), "grid": "pet"})
-        assert params["modalities_used"] == ["pet"]
-    finally:
-        upload.unlink()
+    upload = str(shutil.copy(studies / "phantom_000" / "pet.nii.gz", tmp_path / "sent.nii.gz"))
+    refused(lambda: infer({"upload": upload}), 404, 'expected "grid" to name its modality')
+    file, params = infer({"upload": upload, "grid": "pet", "folder": str(tmp_path)})
+    assert params["modalities_used"] == ["pet"]
+    assert Path(file).parent == tmp_path
+    refused(lambda: infer({"image": upload, "grid": "pet"}), 404, "unknown id")  # a path is no id
 
 
 def test_a_damaged_model_is_passed_over_for_the_last_good_one(

@@ -1,0 +1,203 @@
+"""What a request may hold: known keys, their types, ranges and lengths. Anything else is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from fastapi import HTTPException
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+DEEPEST = 16  # brackets within brackets in a JSON text
+LONGEST_JSON = 1_000_000  # bytes
+
+Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9._@ -]+$")]
+Printable = StringConstraints(max_length=300, pattern=r"^[\x20-\x7e]*$")
+ImageId = Annotated[str, Printable, Field(description="CASE, CASE@MODALITY, or a SeriesInstanceUID")]
+LabelId = Annotated[str, Printable, Field(description="CASE, or CASE@TAG-NUMBER")]
+Tag = Annotated[str, StringConstraints(max_length=64, pattern=r"^[\x20-\x7e]*$")]
+SessionId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")]
+Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,2})?)?$")]
+Voxel = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(min_length=3, max_length=3)]
+Clicks = Annotated[list[Voxel], Field(max_length=1000)]
+
+
+class Form(BaseModel):
+    """Base of all: no unknown keys, no NaN, and None is as not given."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    client_id: Text | None = None
+
+
+class Extension(StrEnum):
+    """What an answer's label map may be written as; with and without the leading dot."""
+
+    NII_GZ, NII, NRRD = ".nii.gz", ".nii", ".nrrd"
+
+
+class InferParams(Form):
+    """What a segmentation may be told. Keys of stock clients that change nothing here are taken and not used."""
+
+    result_extension: Extension = Extension.NII_GZ
+    result_compress: bool = True
+    grid: Text = "reference"
+    convention: Text = "task"
+    device: Device = ""
+    save_label: bool = False
+
+    result_dtype: Text = ""
+    restore_label_idx: bool = False
+    largest_cc: bool = False
+    logging: Text = ""
+    label_tag: Text = ""
+    label: Text | None = None
+    label_info: Annotated[list[dict[str, Any]], Field(max_length=255)] = []
+    selected_label_name: Text = ""
+    foreground: Clicks = []
+    background: Clicks = []
+    roi: Annotated[list[int], Field(max_length=6)] | Text = ""
+    reset_state: bool = False
+
+    @field_validator("grid", "convention", "device", "logging", mode="before")
+    @classmethod
+    def _first(cls, value: object) -> object:
+        """Some clients send the whole list of choices back, the chosen one first."""
+        return value[0] if isinstance(value, list) and value else value
+
+    @field_validator("result_extension", mode="before")
+    @classmethod
+    def _dotted(cls, value: object) -> object:
+        return f".{value}" if isinstance(value, str) and value and not value.startswith(".") else value or ".nii.gz"
+
+    def task_request(self) -> dict[str, Any]:
+        """What the infer task reads."""
+        return self.model_dump(mode="json", include={"grid", "convention", "device", "result_extension"}) | {
+            "result_compress": self.result_compress
+        }
+
+
+class TrainParams(Form):
+    """What a training may be told."""
+
+    model: Text | None = None
+    name: Text | None = None
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    warm_start: bool | None = None
+    multi_gpu: bool | None = None
+    gpus: Annotated[str, StringConstraints(pattern=r"^(all|\d{1,2}(,\d{1,2})*)$")] | None = None
+    device: Device | None = None
+    processes: Annotated[int, Field(ge=1, le=os.cpu_count() or 1)] | None = None
+
+    @field_validator("device", "gpus", mode="before")
+    @classmethod
+    def _first(cls, value: object) -> object:
+        return value[0] if isinstance(value, list) and value else value
+
+
+class NextParams(Form):
+    """What a strategy may be told."""
+
+    strategy: Text | None = None
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    skip: Annotated[str, StringConstraints(max_length=300, pattern=r"^[\x20-\x7e]*$")] | None = None
+
+
+class Segment(BaseModel):
+    """One segment of a label map as a viewer numbers it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Text
+    idx: Annotated[int, Field(ge=1, le=255)] | None = None
+
+
+class LabelParams(Form):
+    """What may be told about a label that is saved."""
+
+    label_info: Annotated[list[Segment], Field(max_length=255)] = []
+    author: Text | None = None
+    drawn: Annotated[str, StringConstraints(pattern=r"^(MANUAL|SEMIAUTOMATIC|AUTOMATIC)$")] | None = None
+    model_version: Text | None = None
+    comment: Annotated[str, StringConstraints(max_length=2000)] | None = None
+
+    def info(self, author: str) -> dict[str, Any]:
+        """What is kept with the label; `author` is who is logged in, '' if nobody has to."""
+        told = self.model_dump(exclude_none=True, exclude_defaults=True)
+        return {**told, "author": author} if author else told
+
+
+class Notes(BaseModel):
+    """Notes of a client about a case; `strategy` and `skipped` are the server's own."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    __pydantic_extra__: dict[
+        Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")],
+        Annotated[str, StringConstraints(max_length=2000)] | int | float | bool | None,
+    ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_ours(cls, value: object) -> object:
+        if isinstance(value, dict):
+            if {"strategy", "skipped"} & set(value):
+                raise ValueError("strategy and skipped are the server's own and cannot be set")
+            if len(value) > 50:
+                raise ValueError("expected at most 50 notes")
+        return value
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def depth(text: str | bytes) -> int:
+    """How deep brackets lie within brackets; those in quotes count too, which only makes it stricter."""
+    raw = text.encode() if isinstance(text, str) else text
+    deepest = here = 0
+    for byte in raw:
+        if byte in b"[{":
+            here += 1
+            deepest = max(deepest, here)
+        elif byte in b"]}":
+            here -= 1
+    return deepest
+
+
+def parsed(text: str, form: type[M], where: str) -> M:
+    """A JSON mapping in a form field, checked.
+
+    Raises:
+        HTTPException: 400 it is no JSON mapping, 422 it holds what `form` does not allow; each with one sentence.
+    """
+    try:
+        if len(text) > LONGEST_JSON or depth(text) > DEEPEST:
+            raise ValueError
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise HTTPException(400, f"expected {where} as a JSON mapping, got {text[:60]!r}")
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        raise HTTPException(422, sentence(error.errors(), where)) from None
+
+
+def sentence(errors: Any, where: str = "") -> str:
+    """What is wrong with a request, at most three things."""
+    told = []
+    for one in list(errors)[:3]:
+        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path")) or where
+        if one["type"] == "extra_forbidden":
+            told.append(f"{place}: no such key")
+        elif one["type"] == "missing":
+            told.append(f"{place}: it is missing")
+        else:
+            told.append(f"{place}: {one['msg']}, got {repr(one.get('input'))[:60]}")
+    return "; ".join(told)

@@ -1,0 +1,120 @@
+"""Cases and their labels, as MONAI Label's clients ask for them."""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, HTTPException, Query, UploadFile
+from fastapi.responses import FileResponse, Response
+from monailabel.utils.others.generic import get_mime_type
+
+from maml_app.cases.case import FINAL
+from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, Tag, parsed
+from maml_app.server.house import Here, House
+from maml_app.server.identity import Drawing, Looking
+from maml_app.server.scratch import Scratch, extension_of, keep
+from maml_app.server.uploads import check_on_grid
+
+router = APIRouter()
+
+
+class Output(StrEnum):
+    """How much of the datastore is told."""
+
+    STATS, ALL = "stats", "all"
+
+
+@router.get("/datastore/")
+def datastore(house: Here, user: Looking, output: Output = Output.STATS) -> dict[str, Any]:
+    """How many cases there are and how many are labelled; or each with its labels."""
+    found: dict[str, Any] = house.store.json() if output == Output.ALL else house.store.status()
+    return found
+
+
+def _file(path: str) -> FileResponse:
+    name = Path(path).name
+    return FileResponse(path, media_type=get_mime_type(path), filename=name)
+
+
+@router.get("/datastore/image")
+def image(house: Here, user: Looking, image: ImageId) -> FileResponse:
+    """An image of a case, as NIfTI."""
+    return _file(house.store.get_image_uri(image))
+
+
+@router.head("/datastore/image")
+def has_image(
+    house: Here, user: Looking, image: ImageId, check_sum: Annotated[str, Query(max_length=200)] = ""
+) -> Response:
+    """Whether there is such an image, and whether it is the one with this SHA-256."""
+    path = Path(house.store.get_image_uri(image))
+    if check_sum:
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        if check_sum.rpartition(":")[2].lower() != own:
+            raise HTTPException(404, "The image is another one than the checksum says.")
+    return Response()
+
+
+@router.get("/datastore/image/info")
+def image_info(house: Here, user: Looking, image: ImageId) -> dict[str, Any]:
+    """What the case of an image holds, and notes about it."""
+    found: dict[str, Any] = house.store.get_image_info(image)
+    return found
+
+
+@router.put("/datastore/image/info")
+def note(house: Here, user: Drawing, image: ImageId, info: Annotated[str, Form()] = "{}") -> None:
+    """Add notes about a case."""
+    notes = parsed(info, Notes, "info").model_dump()
+    with house.saving:
+        house.store.update_image_info(image, {**notes, **({"user": user.name} if user.name else {})})
+
+
+@router.get("/datastore/label")
+def label(house: Here, user: Looking, label: LabelId, tag: Tag) -> FileResponse:
+    """A stored label map."""
+    return _file(house.store.get_label_uri(label, tag))
+
+
+@router.head("/datastore/label")
+def has_label(house: Here, user: Looking, image: ImageId, tag: Tag) -> Response:
+    """Whether a case has a label with a tag."""
+    house.store.get_label_uri(image, tag)
+    return Response()
+
+
+@router.get("/datastore/label/info")
+def label_info(house: Here, user: Looking, label: LabelId, tag: Tag) -> dict[str, Any]:
+    """What is known about a stored label."""
+    found: dict[str, Any] = house.store.get_label_info(label, tag)
+    return found
+
+
+@router.put("/datastore/label")
+def save_label(
+    house: Here,
+    user: Drawing,
+    scratch: Scratch,
+    image: ImageId,
+    label: Annotated[UploadFile, File(description="NIfTI or NRRD on the grid of an image of the case")],
+    params: Annotated[str, Form(description="JSON: label_info, author, drawn, model_version")] = "{}",
+    tag: Tag = FINAL,
+) -> dict[str, Any]:
+    """Store a label map as the case's newest."""
+    info = parsed(params, LabelParams, "params").info(user.name)
+    file = keep(label.file, scratch, extension_of(label.filename))
+    return {"image": image, "label": store_label(house, image, file, tag, info)}
+
+
+def store_label(house: House, image: str, file: Path, tag: str, info: dict[str, Any]) -> str:
+    """Check a label map's header against the case, then store it. Returns its id; raises as `source.save_label`."""
+    case, asked = house.source.resolve(image)
+    check_on_grid(file, case, asked)
+    with house.decoding, house.saving:
+        stored: str = house.store.save_label(image, str(file), tag or FINAL, info)
+    house.app.on_save_label(image, stored)
+    return stored
