@@ -39,7 +39,7 @@ out = Console(highlight=False)
 
 def arithmetic(spec: TaskSpec) -> float:
     """Billions of floating-point operations of one forward pass on one patch with all modalities."""
-    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump()).eval()
+    network = build_network(len(spec.modalities), spec.classes, spec.network).eval()
     images = torch.zeros(1, len(spec.modalities), *spec.training.patch)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(images, torch.ones(images.shape[:2], dtype=torch.bool))

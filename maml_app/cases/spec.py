@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from maml_app.cases.recipe import Network, Positive, Preprocess, Strict, Training
+from maml_app.cases.recipe import Preprocess, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
+from maml_app.network.settings import Network, Positive, Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 

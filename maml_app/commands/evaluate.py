@@ -43,7 +43,7 @@ def evaluate(
         report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick, thorough=True)
     report["model"] = {
         "file": model.name,
-        "network": loaded.checkpoint.plan["kind"],
+        "network": loaded.checkpoint.network.kind,
         "trained_on_scored_cases": seen,
         **loaded.checkpoint.notes,
     }

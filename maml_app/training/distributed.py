@@ -86,7 +86,7 @@ def optimise_on(
         raise TrainingError(f"one of {len(devices)} processes failed: {str(error).strip().splitlines()[-1]}") from None
     while not messages.empty():
         report(messages.get())
-    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+    network = build_network(len(spec.modalities), spec.classes, spec.network)
     network.load_state_dict(load_file(folder / "result.safetensors"))
     return network.to(devices[0]).eval()
 
@@ -113,7 +113,7 @@ def _one(
     )
     start = None
     if warm:
-        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+        start = build_network(len(spec.modalities), spec.classes, spec.network)
         start.load_state_dict(load_file(folder / "start.safetensors"))
     source = PatchSource([load_sample(*item) for item in samples.items()], spec, seed, weights)
 

@@ -131,9 +131,7 @@ def optimise(
             f"expected training.batch of at least {world} for {world} processes, got {spec.training.batch}"
         )
     torch.manual_seed(seed)
-    network = (
-        copy.deepcopy(start) if start else build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
-    )
+    network = copy.deepcopy(start) if start else build_network(len(spec.modalities), spec.classes, spec.network)
     network = network.to(device).train()
     model: torch.nn.Module = network
     if world > 1:
@@ -141,7 +139,7 @@ def optimise(
         model = DistributedDataParallel(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
         )
-    criterion = MutualLearningLoss(spec.training.loss.model_dump(), list(spec.scored.values()))
+    criterion = MutualLearningLoss(spec.training.loss, list(spec.scored.values()))
     optimiser, schedule = _optimiser(spec, network)
     # an average over about the last tenth of the run
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]

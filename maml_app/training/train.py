@@ -104,7 +104,7 @@ def train(
         signature=spec.signature(),
         modalities=len(spec.modalities),
         classes=spec.classes,
-        plan=spec.network.model_dump(mode="json"),
+        network=spec.network,
         patch=spec.training.patch,
         notes={
             "seed": seed,

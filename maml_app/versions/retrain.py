@@ -205,7 +205,7 @@ class Retraining:
         if champion is None or not warm:
             self.say("training starts from new weights")
             return None
-        if champion.checkpoint.plan != self.spec.network.model_dump(mode="json"):
+        if champion.checkpoint.network != self.spec.network:
             self.say(
                 f"training starts from new weights: {champion.version} has another network than task.yaml asks for"
             )

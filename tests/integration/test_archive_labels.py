@@ -12,7 +12,6 @@ import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from maml_app.cases.recipe import Network
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError, LabelError
 from maml_app.imaging.dicom import stack
@@ -20,6 +19,7 @@ from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.preprocess import read_case_label
 from maml_app.imaging.seg import write_seg
+from maml_app.network.settings import Network
 from maml_app.phantom.dicom import make_study, truth_on
 from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task

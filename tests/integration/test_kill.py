@@ -45,9 +45,8 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
     (tmp_path / "task.yaml").write_text(TOY.replace("steps: 3", "steps: 1"))
     write_cases(tmp_path / "studies", spec, count=2, seed=3, size=20)
     registry = ModelRegistry(tmp_path / "models")
-    plan = spec.network.model_dump(mode="json")
-    first = Checkpoint("toy", spec.signature(), 3, spec.classes, plan, spec.training.patch)
-    registry.publish(build_network(3, spec.classes, plan), first, {})
+    first = Checkpoint("toy", spec.signature(), 3, spec.classes, spec.network, spec.training.patch)
+    registry.publish(build_network(3, spec.classes, spec.network), first, {})
     moments = random.Random(7)
     for _ in range(KILLS):
         before = registry.history()

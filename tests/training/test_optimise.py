@@ -62,7 +62,7 @@ def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskS
     def moved(clip: float) -> float:
         plan = {"optimiser": "sgd", "learning_rate": 0.01, "clip": clip, "steps": 1, "ema": False}
         one = spec.model_copy(update={"training": spec.training.model_copy(update=plan)})
-        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
+        start = build_network(len(spec.modalities), spec.classes, spec.network)
         found, _ = optimise(one, source(built, one), 1, CPU, start)
         return apart(start.state_dict(), found.state_dict())
 
