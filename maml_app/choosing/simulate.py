@@ -27,7 +27,8 @@ from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.choosing.worth import CaseScore
 from maml_app.disk import write_text
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import score_case, summarise
+from maml_app.evaluation.evaluate import score_case
+from maml_app.evaluation.scores import Scores
 from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
@@ -59,10 +60,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class State:
-    """How things stand with some cases labelled: `test` is what `summarise` returns, `scores` of every other case."""
+    """How things stand with some cases labelled: the test cases' scores, and how much each case can teach."""
 
     labelled: tuple[str, ...]
-    test: dict[str, Any]
+    test: Scores
     scores: dict[str, CaseScore]
 
 
@@ -130,7 +131,7 @@ class Simulation:
             one["case"]: CaseScore(**{**one, "present": tuple(one["present"]), "features": tuple(one["features"])})
             for one in content["scores"]
         }
-        return State(tuple(labelled), summarise(content["test"], self.spec), scores)
+        return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)
 
     def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
         chosen = [self.choose[case_id] for case_id in labelled]
@@ -167,8 +168,8 @@ def simulate(
                 rows.append(
                     {
                         "labels": len(state.labelled),
-                        "full": state.test["full"],
-                        "mean": state.test["mean"],
+                        "full": state.test.full,
+                        "mean": state.test.mean,
                         "drawn_ml": round(sum(simulation.foreground_ml[case_id] for case_id in state.labelled), 1),
                         "cases": sorted(set(state.labelled) - before),
                     }

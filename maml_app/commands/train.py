@@ -66,5 +66,5 @@ def train(
     write_text(out_file.with_suffix(".yaml"), described)
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:
-        validation = result.validation
-        out.print(f"validation Dice: mean over subsets {validation['mean']}, all modalities {validation['full']}")
+        scores = result.validation
+        out.print(f"validation Dice: mean over subsets {scores.mean}, all modalities {scores.full}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import distributed
@@ -20,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
+from maml_app.evaluation.scores import SubsetScore
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.training.dataset import Batch, PatchSource
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class Progress:
     """Where training stands: `stage` is prepare, train, validate …; `losses` the weighted terms, averaged lately.
 
-    `dice`: the validation cases' scores in the course of a run, as in the `subsets` that `evaluate` returns.
+    `dice`: the validation cases' scores in the course of a run, by subset.
     """
 
     stage: str
@@ -46,14 +46,14 @@ class Progress:
     seconds_left: float | None = None
     epoch: int | None = None
     note: str = ""
-    dice: Mapping[str, Mapping[str, Any]] | None = None
+    dice: Mapping[str, SubsetScore] | None = None
 
     def __str__(self) -> str:
         if self.note:
             return self.note
         if self.dice:
-            names = [name for name in next(iter(self.dice.values())) if name not in ("cases", "mean", "interval")]
-            scores = [f"{subset} {_numbers(row, names)}" for subset, row in self.dice.items()]
+            names = list(next(iter(self.dice.values())).dice)
+            scores = [f"{subset} {_numbers(row.dice.values())}" for subset, row in self.dice.items()]
             return f"validation Dice after {self.done} steps ({', '.join(names)}): {'; '.join(scores)}"
         left = "" if self.seconds_left is None else f", {self.seconds_left / 60:.1f} min left"
         terms = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items() if name != "total")
@@ -62,8 +62,8 @@ class Progress:
         return f"{self.stage} {self.done}/{self.total}{epoch}{loss}{left}"
 
 
-def _numbers(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return " ".join("–" if row[name] is None else f"{row[name]:.3f}" for name in names)
+def _numbers(values: Iterable[float | None]) -> str:
+    return " ".join("–" if value is None else f"{value:.3f}" for value in values)
 
 
 Report = Callable[[Progress], None]
@@ -112,7 +112,7 @@ def optimise(
     report: Report = lambda progress: None,
     wait: Callable[[], float] = lambda: 0.0,
     parts: int = 1,
-    check: Callable[[SegmentationNetwork], Mapping[str, Any]] | None = None,
+    check: Callable[[SegmentationNetwork], Mapping[str, SubsetScore]] | None = None,
 ) -> tuple[SegmentationNetwork, Load]:
     """Steps with gradient clipping, bfloat16 on CUDA; returns averaged weights (EMA) where the task asks for them.
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import evaluate, score_case, summarise
+from maml_app.evaluation.evaluate import evaluate, score_case
+from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.training.dataset import PatchSource, build_samples, load_sample
@@ -32,7 +32,7 @@ class Trained:
 
     network: SegmentationNetwork
     checkpoint: Checkpoint
-    validation: dict[str, Any] | None
+    validation: Scores | None
 
 
 def train(
@@ -112,7 +112,7 @@ def train(
             "warm_start": start is not None,
             "trained_on": {case.id: case.label.id for case in training if case.label},
             "validated_on": {case.id: case.label.id for case in held_out if case.label},
-            "validation": None if validation is None else {key: validation[key] for key in ("subsets", "mean", "full")},
+            "validation": validation.summary() if validation else None,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "processes": count,
             "load": {"parts": load.parts, "patch": list(load.patch)},
@@ -133,11 +133,11 @@ def cross_validate(
     prepared: Path | None = None,
     report: Report = lambda progress: None,
     wait: Callable[[], float] = lambda: 0.0,
-) -> dict[str, Any] | None:
+) -> Scores | None:
     """Scores by patient-level cross-validation, for the time in which too few patients are labelled to keep any aside.
 
     Every patient is scored by a network that was trained, from new weights, on the others; leave-one-out where there
-    are no more patients than folds. Returns what `evaluate` returns; None with fewer than two patients.
+    are no more patients than folds; None with fewer than two patients.
     """
     labelled = [case for case in cases if case.label is not None]
     patients = sorted({case.patient_id for case in labelled})
@@ -145,7 +145,7 @@ def cross_validate(
     if folds < 2:
         return None
     alone = spec.model_copy(update={"training": spec.training.model_copy(update={"validation": 0.0})})
-    scored: dict[str, Any] = {}
+    scored: dict[str, CaseDice] = {}
     for fold in range(folds):
         held = set(patients[fold::folds])
 
@@ -157,14 +157,13 @@ def cross_validate(
         for case in labelled:
             if case.patient_id in held:
                 scored[case.id] = score_case(result.network, case, spec, spec.training.patch, device)
-    return summarise(scored, spec)
+    return Scores.of(spec, scored)
 
 
 def _scores(
     network: SegmentationNetwork, cases: Sequence[Case], spec: TaskSpec, device: torch.device
-) -> dict[str, Any]:
-    rows: dict[str, Any] = evaluate(network, cases, spec, spec.training.patch, device)["subsets"]
-    return rows
+) -> Mapping[str, SubsetScore]:
+    return evaluate(network, cases, spec, spec.training.patch, device).subsets
 
 
 def _counted(stage: str, total: int, report: Report) -> Callable[[str], None]:

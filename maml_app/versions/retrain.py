@@ -14,6 +14,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError
 from maml_app.evaluation.evaluate import evaluate
+from maml_app.evaluation.scores import Scores
 from maml_app.machine import Turns
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.training.optimise import Progress, Report
@@ -120,15 +121,15 @@ class Retraining:
             wait=turns.wait,
         )
         assert scores is not None  # two patients at least
-        self.say(f"{kind} Dice: mean over subsets {_number(scores['mean'])}, all modalities {_number(scores['full'])}")
-        summary = {"kind": kind, "patients": patients, **{key: scores[key] for key in ("subsets", "mean", "full")}}
+        self.say(f"{kind} Dice: mean over subsets {_number(scores.mean)}, all modalities {_number(scores.full)}")
+        summary = {"kind": kind, "patients": patients, **scores.summary()}
         self.registry.annotate(version, cross_validation=summary)
         return summary
 
-    def _tell_scores(self, report: dict[str, Any], what: str) -> None:
-        for subset, scores in report["subsets"].items():
-            by_name = ", ".join(f"{name} {_number(scores[name])}" for name in self.spec.scored)
-            self.say(f"{what}, {subset} ({scores['cases']} cases): {by_name}")
+    def _tell_scores(self, scores: Scores, what: str) -> None:
+        for subset, row in scores.subsets.items():
+            by_name = ", ".join(f"{name} {_number(value)}" for name, value in row.dice.items())
+            self.say(f"{what}, {subset} ({row.cases} cases): {by_name}")
 
     def _verdict(
         self, result: Trained, champion: Model | None, cases: Sequence[Case]
@@ -141,7 +142,7 @@ class Retraining:
             )
             return None, []
         self._tell_scores(result.validation, "validation Dice")
-        self.run.scores(self.spec.training.steps, result.validation["subsets"])
+        self.run.scores(self.spec.training.steps, result.validation.subsets)
         if champion is None:
             return None, []
         held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
