@@ -16,7 +16,7 @@ def details(spec: TaskSpec, dice: float) -> Details:
     """One case without ct: organ with that Dice, no lesion anywhere."""
     found = {"organ": Measures(dice, 0.5, 3.0, 2, 1, 4, 9.0, 10.0, -1.0)}
     found["lesion"] = Measures(None, None, None, 0, 0, 0, 0.0, 0.0, 0.0)
-    cases = {"a": {subset: found for subset in ("pet", "mr_t1", "pet+mr_t1")}}
+    cases = {"a": dict.fromkeys(("pet", "mr_t1", "pet+mr_t1"), found)}
     scores = {"a": {subset: {"organ": dice, "lesion": None} for subset in cases["a"]}}
     return Details(Scores.of(spec, scores), cases)
 
