@@ -31,6 +31,7 @@ from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork, build_n
 from maml_app.network.fusion import AverageHead
 from maml_app.stores.choice import choose_task
 from maml_app.stores.folder import FolderStore
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import load_model, pick_device
 from maml_app.versions.registry import store_model
@@ -65,7 +66,7 @@ def run_unit(
     clock = time.monotonic if device.type == "cuda" else time.process_time
     began = clock()
     training = [case for case in cases if case.id not in held]
-    result = train(spec, training, seed=seed, device=device, prepared=out_dir / "prepared")
+    result = train(spec, training, Recipe(seed=seed, devices=(device,), prepared=out_dir / "prepared"))
     minutes = (clock() - began) / 60
     store_model(model, result.network, result.checkpoint)
     scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)

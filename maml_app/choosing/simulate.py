@@ -30,6 +30,7 @@ from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import score_case
 from maml_app.evaluation.scores import Scores
 from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 
@@ -135,7 +136,8 @@ class Simulation:
 
     def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
         chosen = [self.choose[case_id] for case_id in labelled]
-        result = train(self.spec, chosen, seed=seed, device=self.device, prepared=self.folder / "prepared")
+        recipe = Recipe(seed=seed, devices=(self.device,), prepared=self.folder / "prepared")
+        result = train(self.spec, chosen, recipe)
         model = Model("simulated", result.network, result.checkpoint, self.device)
         patch = self.spec.training.patch
         test = {

@@ -30,8 +30,9 @@ def train(
     """Train on the studies' labels and write one model file."""
     from maml_app.disk import write_text
     from maml_app.training.distributed import join_torchrun
-    from maml_app.training.optimise import Progress as Step
     from maml_app.training.optimise import ranks
+    from maml_app.training.progress import Progress as Step
+    from maml_app.training.recipe import Recipe
     from maml_app.training.train import train as run
     from maml_app.versions.predict import pick_device
     from maml_app.versions.registry import store_model
@@ -57,7 +58,7 @@ def train(
                 out.print(str(step))
 
         chosen = join_torchrun(device) or pick_device(device)
-        result = run(spec, chosen_cases(source, cases), seed=seed, device=chosen, report=show)
+        result = run(spec, chosen_cases(source, cases), Recipe(seed=seed, devices=(chosen,), report=show))
     if ranks()[0] > 0:
         return  # under torchrun the first process writes
     store_model(out_file, result.network, result.checkpoint)

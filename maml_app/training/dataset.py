@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +156,7 @@ class PatchSource:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: dict[str, int] | None = None
+        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: Mapping[str, int] | None = None
     ) -> None:
         self.samples = [sample for sample in samples for _ in range((weights or {}).get(sample.case_id, 1))]
         self.spec = spec

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
@@ -17,7 +15,8 @@ from maml_app.evaluation.evaluate import evaluate
 from maml_app.evaluation.scores import Scores
 from maml_app.machine import Turns
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.training.optimise import Progress, Report
+from maml_app.training.progress import Progress, Report
+from maml_app.training.recipe import Recipe
 from maml_app.training.split import split
 from maml_app.training.train import Trained, cross_validate, train
 from maml_app.versions.gate import Verdict, forgotten, judge
@@ -27,27 +26,21 @@ from maml_app.versions.runs import Run
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to retrain: `devices`, two or more, start one process each; `prepared_gb` limits the cache of cases."""
-
-    device: torch.device
-    seed: int = 0
-    warm_start: bool = True
-    devices: tuple[torch.device, ...] = ()
-    prepared_gb: float = 20.0
-
-
 class Retraining:
-    """One retraining of a task's model; `run` keeps what `say` tells."""
+    """One retraining of a task's model.
 
-    def __init__(
-        self, spec: TaskSpec, registry: ModelRegistry, options: Options, run: Run, say: Callable[[str], None]
-    ) -> None:
-        self.spec = spec
-        self.registry = registry
-        self.options = options
-        self.run = run
-        self.say = say
+    Attributes:
+        recipe: seed, devices and limits; what a retraining starts from and whom it tells is added here.
+        run: keeps what `say` tells.
+        warm_start: go on from the served model, if it can be.
+    """
+
+    spec: TaskSpec
+    registry: ModelRegistry
+    recipe: Recipe
+    run: Run
+    say: Callable[[str], None]
+    warm_start: bool = True
 
     def __call__(self, cases: Sequence[Case]) -> dict[str, Any]:
         """Train, judge, store, and serve if nothing got worse. Returns the version, the served one, and the scores.
@@ -56,26 +49,14 @@ class Retraining:
             MamlError: nothing to train on, a case that cannot be used, no memory, no disk.
         """
         labelled = [case for case in cases if case.label]
-        devices, device = self.options.devices, self.options.device
-        spec, seed = self.spec, self.options.seed
-        on = f"{len(devices)} x {device.type}" if devices else str(device)
+        spec, devices = self.spec, self.recipe.devices
+        on = f"{len(devices)} x {devices[0].type}" if len(devices) > 1 else str(self.recipe.device)
         self.say(f"{len(labelled)} of {len(cases)} cases have a final label; {on}")
         champion = self._champion(labelled)
-        start = self._start(champion, self.options.warm_start)
-        turns, report_progress = Turns(self.registry.turns), self._shown()
-        result = train(
-            spec,
-            cases,
-            seed=seed,
-            device=device,
-            start=start,
-            prepared=self.registry.prepared,
-            prepared_gb=self.options.prepared_gb,
-            weights=_new(labelled, champion, spec.training.new_labels),
-            devices=devices,
-            report=report_progress,
-            wait=turns.wait,
-        )
+        start = self._start(champion)
+        shared = replace(self.recipe, prepared=self.registry.prepared, wait=Turns(self.registry.turns).wait)
+        weights = _new(labelled, champion, spec.training.new_labels)
+        result = train(spec, cases, replace(shared, start=start, weights=weights, report=self._shown()))
         report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
         report["task"] = spec.model_dump(mode="json")
         report["task_hash"] = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
@@ -98,10 +79,10 @@ class Retraining:
             )
         scores = report["validation"]
         if result.validation is None and spec.training.folds > 1:
-            scores = self._cross_validated(labelled, version, turns)
+            scores = self._cross_validated(labelled, version, shared)
         return {"version": version, "served": self.registry.served(), "validation": scores}
 
-    def _cross_validated(self, labelled: Sequence[Case], version: str, turns: Turns) -> dict[str, Any] | None:
+    def _cross_validated(self, labelled: Sequence[Case], version: str, recipe: Recipe) -> dict[str, Any] | None:
         """An estimate while no patient is kept aside; the model is served already, nobody waits for this."""
         spec = self.spec
         patients = len({case.patient_id for case in labelled})
@@ -110,16 +91,7 @@ class Retraining:
         if folds < 2:
             return None
         self.say(f"few labels: estimating by {kind} over {patients} patients; {version} is in use meanwhile")
-        scores = cross_validate(
-            spec,
-            labelled,
-            folds,
-            seed=self.options.seed,
-            device=self.options.device,
-            prepared=self.registry.prepared,
-            report=self._folds_only(),
-            wait=turns.wait,
-        )
+        scores = cross_validate(spec, labelled, folds, replace(recipe, report=self._folds_only()))
         assert scores is not None  # two patients at least
         self.say(f"{kind} Dice: mean over subsets {_number(scores.mean)}, all modalities {_number(scores.full)}")
         summary = {"kind": kind, "patients": patients, **scores.summary()}
@@ -186,7 +158,7 @@ class Retraining:
             self.say("no model yet: there is nothing to compare with")
             return None
         try:
-            model = load_served(self.registry, self.spec, self.options.device)
+            model = load_served(self.registry, self.spec, self.recipe.device)
         except ModelError as error:
             self.say(f"the served model cannot be used, there is nothing to compare with: {error}")
             return None
@@ -201,9 +173,9 @@ class Retraining:
             return None
         return model
 
-    def _start(self, champion: Model | None, warm: bool) -> SegmentationNetwork | None:
+    def _start(self, champion: Model | None) -> SegmentationNetwork | None:
         """The network to go on from; None for new weights, said why."""
-        if champion is None or not warm:
+        if champion is None or not self.warm_start:
             self.say("training starts from new weights")
             return None
         if champion.checkpoint.network != self.spec.network:

@@ -22,7 +22,7 @@ from maml_app.disk import write_atomically, write_text
 from maml_app.errors import TrainingError
 from maml_app.evaluation.scores import SubsetScore
 from maml_app.machine import is_running
-from maml_app.training.optimise import Progress
+from maml_app.training.progress import Progress
 
 KEPT = 50  # runs; older ones go
 
@@ -31,7 +31,7 @@ class Run:
     """One training run's folder. Used in a `with` block: an error that leaves it is noted as the reason."""
 
     def __init__(self, root: Path) -> None:
-        self._points: list[tuple[int, dict[str, float]]] = []
+        self._points: list[tuple[int, Mapping[str, float]]] = []
         self._scores: list[tuple[int, dict[str, float]]] = []
         self.folder = root / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{os.getpid()}"
         try:

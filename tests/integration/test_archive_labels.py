@@ -25,6 +25,7 @@ from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model, segment
 from tests.conftest import TOY, real
@@ -210,7 +211,7 @@ def test_real_studies_and_their_contours(tmp_path: Path) -> None:
             }
         )
         cpu = torch.device("cpu")
-        trained = train(small, store.cases(), device=cpu)
+        trained = train(small, store.cases(), Recipe(devices=(cpu,)))
         model = Model("v0001", trained.network, trained.checkpoint, cpu)
         case = store.case(cases["STS_002"].id)
         masks = {name: segment(model, *store.resolve(case.series[name]), small) for name in case.images}

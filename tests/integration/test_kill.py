@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from maml_app.cases.spec import load_task
 from maml_app.versions.registry import ModelRegistry
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.stores.folder import FolderStore
 torch.set_num_threads(1)
@@ -36,7 +37,7 @@ spec = load_task(Path(sys.argv[1]) / "task.yaml")
 store, registry = FolderStore(Path(sys.argv[1]) / "studies", spec), ModelRegistry(Path(sys.argv[1]) / "models")
 print("ready", flush=True)
 while True:
-    result = train(spec, store.cases(), device=torch.device("cpu"), prepared=registry.prepared)
+    result = train(spec, store.cases(), Recipe(devices=(torch.device("cpu"),), prepared=registry.prepared))
     registry.publish(result.network, result.checkpoint, {})
 """
 

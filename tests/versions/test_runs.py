@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from maml_app.errors import TrainingError
 from maml_app.evaluation.scores import SubsetScore
-from maml_app.training.optimise import Progress
+from maml_app.training.progress import Progress
 from maml_app.versions.runs import KEPT, Run, last_run
 from tests.harness.server import ROOT
 
