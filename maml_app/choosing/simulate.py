@@ -28,7 +28,8 @@ from maml_app.choosing.worth import CaseScore
 from maml_app.disk import write_text
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import score_case, summarise
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 

@@ -11,7 +11,8 @@ from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
 from maml_app.evaluation.metrics import bootstrap_interval, dice_scores, mean, thorough_scores
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
@@ -38,8 +39,7 @@ def answers(
     """
     prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
-    present = [name for name in spec.modality_names if name in case.images]
-    names = list(subsets(present)) if every else [tuple(present)]
+    names = list(subsets(prepared.used)) if every else [prepared.used]
     presences = [torch.tensor([name in subset for name in spec.modality_names], device=device) for subset in names]
     # several subsets a pass share the experts' features; a few at a time bounds the memory
     for start in range(0, len(names), 8):

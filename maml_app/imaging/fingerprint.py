@@ -16,7 +16,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array, Grid, Volume
 
 Three = tuple[float, float, float]

@@ -21,7 +21,8 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.imaging.augment import MARGIN, apply, draw
-from maml_app.imaging.preprocess import prepare, prepare_label
+from maml_app.imaging.labels import prepare_label
+from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array
 from maml_app.machine import is_running
 

@@ -12,7 +12,9 @@ from maml_app.cases.spec import Modality, TaskSpec, load_task
 from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import from_task_values, normalise, prepare, prepare_label, suv_scale, to_task_values
+from maml_app.imaging.labels import from_task_values, prepare_label, to_task_values
+from maml_app.imaging.plausible import suv_scale
+from maml_app.imaging.preprocess import normalise, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
