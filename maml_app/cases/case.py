@@ -82,9 +82,10 @@ class Case:
     """One case: `images` maps modality name to its file; absent modalities are simply not there.
 
     `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts. `problems` are
-    of the case as a whole: it is not trained on. `left_out` are modalities whose files cannot be used, and why. What
-    only the voxels tell is found by `imaging/reading.py`. Cases from a DICOM archive also have `study`, the StudyInstanceUID; `series`, modality -> SeriesInstanceUID; and `others`, series
-    in the same frame of reference that are no modality of the task but may be asked for, by SeriesInstanceUID.
+    of the case as a whole: it is not trained on. `left_out` are modalities whose files cannot be used, and why; what
+    only the files' content tells is found by `imaging/reading.py`. Cases from a DICOM archive also have `study`, the
+    StudyInstanceUID; `series`, modality -> SeriesInstanceUID; and `others`, series in the same frame of reference that
+    are no modality of the task but may be asked for, by SeriesInstanceUID.
     """
 
     id: str

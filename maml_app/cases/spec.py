@@ -10,14 +10,16 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from maml_app.cases.recipe import Network, Positive, Preprocess, Strict, Training
+from maml_app.cases.recipe import Preprocess, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
+from maml_app.network.settings import Network, Positive, Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 OWN = "task"  # names the task's own values beside its conventions
-LABEL_FILES = ("label", "labels", "seg", "segm", "segmentation", "mask", "gt", "dseg") + tuple(
-    f"{what}_{kind}" for what in ("tumor", "tumour", "lesion") for kind in ("seg", "segmentation", "mask", "label")
+LABEL_FILES = (
+    *("label", "labels", "seg", "segm", "segmentation", "mask", "gt", "dseg"),
+    *(f"{what}_{kind}" for what in ("tumor", "tumour", "lesion") for kind in ("seg", "segmentation", "mask", "label")),
 )
 
 
@@ -79,10 +81,10 @@ class Region(Strict):
 class Convention(Strict):
     """How others number the labels: their mask values -> this task's; values that are missing cannot be used.
 
-    `ids`: cases whose whole id matches (a regular expression) are in this convention, whatever their values.
+    `ids`: cases whose whole id matches (a regular expression) are in this convention, and no others.
     """
 
-    values: dict[int, int] = {}
+    values: dict[int, int] = Field(default={})
     ids: str = ""
 
     @field_validator("ids")
@@ -130,7 +132,9 @@ class TaskSpec(Strict):
         """A convention may be written as its values alone."""
         if not isinstance(conventions, dict):
             return conventions
-        plain = [name for name, one in conventions.items() if isinstance(one, dict) and not {"values", "ids"} & set(one)]
+        plain = [
+            name for name, one in conventions.items() if isinstance(one, dict) and not {"values", "ids"} & set(one)
+        ]
         return {name: {"values": one} if name in plain else one for name, one in conventions.items()}
 
     @field_validator("patient")
@@ -204,6 +208,17 @@ class TaskSpec(Strict):
             return {label.name: (label.value,) for label in self.labels}
         value = {label.name: label.value for label in self.labels}
         return {region.name: tuple(value[name] for name in region.labels) for region in self.regions}
+
+    @property
+    def guessable(self) -> dict[str, dict[int, int]]:
+        """File value -> the task's, of the conventions that values alone may tell: those that are not known by ids."""
+        return {name: one.values for name, one in self.conventions.items() if not one.ids}
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The conventions that have a value for every label."""
+        labels = set(self.label_values)
+        return tuple(name for name, one in self.conventions.items() if set(one.values.values()) == labels)
 
     @property
     def preference(self) -> tuple[str, ...]:

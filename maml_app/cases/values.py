@@ -60,24 +60,18 @@ def named_meaning(names: Mapping[str, object], spec: TaskSpec, source: str) -> M
     A value in lists (nnU-Net's regions) is the one label of the task that is in the same regions.
 
     Raises:
-        LabelError: it is neither, or 0 is not the background.
+        LabelError: the names or numbers are none, or 0 is not the background.
     """
     single: dict[int, str] = {}
     regions: dict[int, set[str]] = {}
     for key, entry in names.items():
-        pair = (key, entry) if not key.lstrip("-").isdigit() else (str(entry), int(key))
-        name, held = str(pair[0]), pair[1]
-        numbers = held if isinstance(held, list) else [held]
-        try:
-            numbers = [int(number) for number in numbers]
-        except (TypeError, ValueError):
-            raise LabelError(f'{source}: expected "labels" as names and whole numbers, got {key!r}: {entry!r}') from None
-        for number in numbers:
+        name, held = (key, entry) if not key.lstrip("-").isdigit() else (str(entry), int(key))
+        for number in _numbers(held, f'{source}: expected "labels" as names and whole numbers, got {key!r}: {entry!r}'):
             if isinstance(held, list):
                 regions.setdefault(number, set()).add(name)
             else:
                 single[number] = name
-    if 0 in regions or ("background" != single.get(0, "background").lower() and spec.value_of(single[0]) is not None):
+    if 0 in regions or (0 in single and single[0].lower() != "background" and spec.value_of(single[0]) is not None):
         raise LabelError(f"{source}: expected value 0 for the background, got {single.get(0) or sorted(regions[0])}")
     values: dict[int, int] = {}
     others: dict[int, str] = {}
@@ -93,6 +87,13 @@ def named_meaning(names: Mapping[str, object], spec: TaskSpec, source: str) -> M
         else:
             values[number] = value
     return Meaning(values, f"by the names in {source}", others)
+
+
+def _numbers(held: object, message: str) -> list[int]:
+    numbers = [number for number in (held if isinstance(held, list) else [held]) if isinstance(number, int)]
+    if not numbers or (isinstance(held, list) and len(numbers) < len(held)):
+        raise LabelError(message)
+    return numbers
 
 
 def _in_regions(names: set[str], spec: TaskSpec) -> int | None:
@@ -120,21 +121,21 @@ def common_meaning(found: Mapping[str, frozenset[int]], spec: TaskSpec) -> Meani
     Raises:
         LabelError: none fits all files, or several fit and disagree.
     """
-    kinds = {"task": own_meaning(spec).values, **{name: one.values for name, one in spec.conventions.items()}}
+    kinds = {"task": own_meaning(spec).values, **spec.guessable}
     known = {value for values in kinds.values() for value in values}
     seen = {value for values in found.values() for value in values if value in known}
     fitting = {name: values for name, values in kinds.items() if seen <= set(values)}
     told = _told(found, known)
     if not fitting:
         raise LabelError(
-            f"no numbering of the labels fits the whole data set ({_listed(kinds)}), got {told}; sort them apart, or say "
-            "which it is with convention: NAME in task.yaml"
+            f"no numbering of the labels fits the whole data set ({_listed(kinds)}), got {told}; sort them apart, or "
+            "say which it is with convention: NAME in task.yaml"
         )
     meant = {tuple(values[value] for value in sorted(seen)) for values in fitting.values()}
     if len(meant) > 1:
         raise LabelError(
-            f"several numberings of the labels fit and mean different things ({_listed(fitting)}), got {told}; say which "
-            "it is with convention: NAME in task.yaml"
+            f"several numberings of the labels fit and mean different things ({_listed(fitting)}), got {told}; say "
+            "which it is with convention: NAME in task.yaml"
         )
     name = next(iter(fitting))
     return Meaning(fitting[name], f"numbering {name}, as it fits all label files: {told}")

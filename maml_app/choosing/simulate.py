@@ -27,9 +27,11 @@ from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.choosing.worth import CaseScore
 from maml_app.disk import write_text
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import score_case, summarise
+from maml_app.evaluation.evaluate import score_case
+from maml_app.evaluation.scores import Scores
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 
@@ -60,10 +62,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class State:
-    """How things stand with some cases labelled: `test` is what `summarise` returns, `scores` of every other case."""
+    """How things stand with some cases labelled: the test cases' scores, and how much each case can teach."""
 
     labelled: tuple[str, ...]
-    test: dict[str, Any]
+    test: Scores
     scores: dict[str, CaseScore]
 
 
@@ -128,14 +130,17 @@ class Simulation:
             content = self._reach(labelled, seed)
             write_text(path, json.dumps(content))
         scores = {
-            one["case"]: CaseScore(**{**one, "present": tuple(one["present"]), "features": tuple(one["features"])})
+            one["case"]: CaseScore(
+                **one | {name: tuple(one.get(name, ())) for name in ("present", "features", "left_out")}
+            )
             for one in content["scores"]
         }
-        return State(tuple(labelled), summarise(content["test"], self.spec), scores)
+        return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)
 
     def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
         chosen = [self.choose[case_id] for case_id in labelled]
-        result = train(self.spec, chosen, seed=seed, device=self.device, prepared=self.folder / "prepared")
+        recipe = Recipe(seed=seed, devices=(self.device,), prepared=self.folder / "prepared")
+        result = train(self.spec, chosen, recipe)
         model = Model("simulated", result.network, result.checkpoint, self.device)
         patch = self.spec.training.patch
         test = {
@@ -168,8 +173,8 @@ def simulate(
                 rows.append(
                     {
                         "labels": len(state.labelled),
-                        "full": state.test["full"],
-                        "mean": state.test["mean"],
+                        "full": state.test.full,
+                        "mean": state.test.mean,
                         "drawn_ml": round(sum(simulation.foreground_ml[case_id] for case_id in state.labelled), 1),
                         "cases": sorted(set(state.labelled) - before),
                     }

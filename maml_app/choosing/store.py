@@ -31,9 +31,7 @@ class ScoreStore:
         for path in folder.glob("*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                content |= {
-                    name: tuple(content.get(name, ())) for name in ("present", "features", "left_out")
-                }
+                content |= {name: tuple(content.get(name, ())) for name in ("present", "features", "left_out")}
                 found[path.stem] = CaseScore(**content)
             except (OSError, ValueError, TypeError, KeyError):
                 continue

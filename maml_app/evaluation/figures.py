@@ -11,7 +11,9 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.evaluation.evaluate import answers, case_means
+from maml_app.evaluation.evaluate import answers
+from maml_app.evaluation.metrics import mean
+from maml_app.evaluation.scores import Scores
 from maml_app.imaging.geometry import resample
 from maml_app.imaging.labels import prepare_label
 from maml_app.imaging.preprocess import Prepared, prepare
@@ -22,39 +24,35 @@ from maml_app.network.window import predict_attention, predict_opinions
 WORST = 3
 
 
-def bars(report: dict[str, Any], spec: TaskSpec) -> bytes:
+def bars(scores: Scores) -> bytes:
     """Mean Dice of each structure under each subset."""
-    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
-    names, subsets = list(spec.scored), list(report["subsets"])
-    width = 0.8 / len(names)
-    for place, name in enumerate(names):
-        heights = [report["subsets"][subset][name] or 0.0 for subset in subsets]
-        axes.bar(np.arange(len(subsets)) + (place - (len(names) - 1) / 2) * width, heights, width, label=name)
-    axes.set_xticks(range(len(subsets)), subsets, rotation=30, ha="right")
+    figure, axes = _figure(max(6.0, 0.9 * len(scores.subsets)), 3.6)
+    width = 0.8 / len(scores.scored)
+    for place, name in enumerate(scores.scored):
+        heights = [row.dice[name] or 0.0 for row in scores.subsets.values()]
+        across = np.arange(len(heights)) + (place - (len(scores.scored) - 1) / 2) * width
+        axes.bar(across, heights, width, label=name)
+    axes.set_xticks(range(len(scores.subsets)), list(scores.subsets), rotation=30, ha="right")
     axes.set(ylim=(0, 1), ylabel="mean Dice")
     axes.legend(loc="lower right")
     return _png(figure)
 
 
-def boxes(report: dict[str, Any]) -> bytes:
+def boxes(scores: Scores) -> bytes:
     """Dice of the cases, mean over structures, under each subset."""
-    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
-    subsets = list(report["subsets"])
-    axes.boxplot([list(case_means(report["cases"], subset).values()) for subset in subsets], showmeans=True)
-    axes.set_xticks(range(1, len(subsets) + 1), subsets, rotation=30, ha="right")
+    figure, axes = _figure(max(6.0, 0.9 * len(scores.subsets)), 3.6)
+    names = list(scores.subsets)
+    axes.boxplot([list(scores.case_means(subset).values()) for subset in names], showmeans=True)
+    axes.set_xticks(range(1, len(names) + 1), names, rotation=30, ha="right")
     axes.set(ylim=(0, 1), ylabel="Dice of a case")
     return _png(figure)
 
 
-def worst(report: dict[str, Any]) -> list[str]:
+def worst(scores: Scores) -> list[str]:
     """Ids of the cases that score lowest with all of their modalities, the worst first."""
-    found = {}
-    for case_id, by_subset in report["cases"].items():
-        widest = max(by_subset, key=lambda subset: subset.count("+"))
-        known = [value for value in by_subset[widest].values() if value is not None]
-        if known:
-            found[case_id] = sum(known) / len(known)
-    return sorted(found, key=lambda case_id: found[case_id])[:WORST]
+    found = {case_id: mean(list(dice[scores.all_of(case_id)].values())) for case_id, dice in scores.cases.items()}
+    known = {case_id: value for case_id, value in found.items() if value is not None}
+    return sorted(known, key=lambda case_id: known[case_id])[:WORST]
 
 
 def panel(

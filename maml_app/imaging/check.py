@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,20 +59,30 @@ def inspect(case: Case, spec: TaskSpec) -> Finding:
         if one.modality.kind == "PET" and suv_scale(one.volume.voxels) != 1:
             notes.append(f"{name}: read as hundredths of SUV")
     ordered = {name: grids[name] for name in spec.modality_names if name in grids}
-    label, refused = _label(case, spec, notes)
+    label, refused = _label(case, spec)
     if case.label and not refused and not grids:
         refused = "no image of the case can be used"
     return Finding(case, ordered, left_out, label, refused, tuple(notes))
 
 
-def _label(case: Case, spec: TaskSpec, notes: list[str]) -> tuple[str, str]:
+def usable(cases: Sequence[Case], spec: TaskSpec, skip: Callable[[str, str], None]) -> list[Case]:
+    """Labelled cases that can be trained on and scored against; `skip` is called with the others, and why."""
+    kept = []
+    for case in cases:
+        finding = inspect(case, spec)
+        if finding.refused:
+            skip(case.id, finding.refused)
+        else:
+            kept.append(case)
+    return kept
+
+
+def _label(case: Case, spec: TaskSpec) -> tuple[str, str]:
     """The label in words, and why it is not used."""
     if case.label is None:
         return "–", ""
     try:
         label = read_case_label(case, spec)
-        if case.label.meaning is not None:
-            notes.append(f"label values: {case.label.meaning().source}")
     except MamlError as error:
         return "unusable", str(error)
     values, counts = np.unique(label.voxels[label.voxels > 0], return_counts=True)

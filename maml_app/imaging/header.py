@@ -26,12 +26,14 @@ def placed_grid(image: Any, shape: tuple[int, int, int]) -> Grid:
     Raises:
         GridError: no affine at all, two that differ, units other than mm, or sizes that no patient has.
     """
+    grid = Grid(shape, image.affine)
     if isinstance(image, nib.Nifti1Pair):
         _check_header(image, shape)
-    grid = Grid(shape, image.affine)
     extent = [side * edge for side, edge in zip(shape, grid.spacing_mm, strict=True)]
     if min(grid.spacing_mm) < FINEST_MM or max(grid.spacing_mm) > COARSEST_MM or max(extent) > LARGEST_MM:
-        raise GridError(f"expected voxels of {FINEST_MM} to {COARSEST_MM} mm and at most {LARGEST_MM:.0f} mm, got {grid}")
+        raise GridError(
+            f"expected voxels of {FINEST_MM} to {COARSEST_MM} mm and at most {LARGEST_MM:.0f} mm, got {grid}"
+        )
     return grid
 
 
@@ -48,8 +50,8 @@ def _check_header(image: Any, shape: tuple[int, int, int]) -> None:
     stated, meant = np.array(header.get_zooms()[:3]), np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(stated, meant, rtol=0.01):
         raise GridError(
-            f"expected pixdim and affine to agree, got voxels of {stated.round(4).tolist()} mm by pixdim, which ITK and "
-            f"so Slicer take, and of {meant.round(4).tolist()} mm by the affine"
+            f"expected pixdim and affine to agree, got {stated.round(4).tolist()} mm by pixdim, as Slicer sees "
+            f"them, and of {meant.round(4).tolist()} mm by the affine"
         )
 
 

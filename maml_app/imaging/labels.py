@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maml_app.cases.case import Case
+from maml_app.cases.case import Case, LabelRef
 from maml_app.cases.spec import OWN, TaskSpec
 from maml_app.errors import GridError, LabelError, MamlError
 from maml_app.imaging.files import read_grid, read_image, read_label
@@ -24,10 +24,10 @@ def to_task_values(label: Volume, spec: TaskSpec, where: str) -> Volume:
     found = {int(value) for value in np.unique(label.voxels)} - {0}
     if found <= set(spec.label_values):
         return label
-    for convention in spec.conventions.values():
-        if found <= set(convention.values):
-            return _mapped(label, dict(convention.values))
-    known = [f"{spec.label_values}", *(f"{name}: {sorted(one.values)}" for name, one in spec.conventions.items())]
+    for values in spec.guessable.values():
+        if found <= set(values):
+            return _mapped(label, values)
+    known = [f"{spec.label_values}", *(f"{name}: {sorted(values)}" for name, values in spec.guessable.items())]
     raise LabelError(f"{where}: expected label values of {' or '.join(known)}, got {sorted(found)}")
 
 
@@ -43,25 +43,22 @@ def check_convention(spec: TaskSpec, convention: str) -> None:
     Raises:
         LabelError: it has not.
     """
-    if convention not in (OWN, *spec.conventions):
-        raise LabelError(f"expected a label convention of {sorted((OWN, *spec.conventions))}, got {convention!r}")
+    if convention not in (OWN, *spec.writable):
+        raise LabelError(f"expected a label convention of {[OWN, *spec.writable]}, got {convention!r}")
 
 
 def from_task_values(label: Array, spec: TaskSpec, convention: str) -> Array:
     """Map the task's values to those of a convention named in task.yaml, for archives that expect them.
 
     Raises:
-        LabelError: the task has no such convention, or it has no value for a label that is there.
+        LabelError: the task has no such convention.
     """
     check_convention(spec, convention)
     if convention == OWN:
         return label
-    theirs = {ours: value for value, ours in spec.conventions[convention].values.items()}
-    lost = [spec.label_values[int(value)] for value in np.unique(label) if value and int(value) not in theirs]
-    if lost:
-        raise LabelError(f"convention {convention} has no value for {', '.join(lost)}")
     table = np.zeros(256, dtype=np.uint8)
-    table[list(theirs)] = list(theirs.values())
+    for theirs, ours in spec.conventions[convention].values.items():
+        table[ours] = theirs
     return np.asarray(table[label])
 
 
@@ -72,26 +69,36 @@ def read_case_label(case: Case, spec: TaskSpec) -> Volume:
         LabelError: the case has none, its values cannot be understood, or it is no label of this case's images.
         CaseError: the case as a whole has a problem.
     """
-    if case.label is None:
-        raise LabelError(f"case {case.id}: expected a final label, got none")
-    problem = "; ".join((*case.problems, *([case.label.problem] if case.label.problem else [])))
-    if problem:
-        raise LabelError(f"case {case.id}: {problem}")
-    label = read_label(case.label.local())
-    if case.label.meaning is None:
+    ref = stated_label(case)
+    label = read_label(ref.local())
+    if ref.meaning is None:
         known = {value: value for value in spec.label_values}
         found = sorted({int(value) for value in np.unique(label.voxels)} - {0})
         if not set(found) <= set(known):
-            raise LabelError(f"{case.label.path}: expected label values of {spec.label_values}, got {found}")
+            raise LabelError(f"{ref.path}: expected label values of {spec.label_values}, got {found}")
     else:
-        meaning = case.label.meaning()
-        meaning.check([int(value) for value in np.unique(label.voxels)], str(case.label.path))
+        meaning = ref.meaning()
+        meaning.check([int(value) for value in np.unique(label.voxels)], str(ref.path))
         label = _mapped(label, dict(meaning.values))
-    _check_place(case, label, spec)
+    _check_place(case, str(ref.path), label, spec)
     return label
 
 
-def _check_place(case: Case, label: Volume, spec: TaskSpec) -> None:
+def stated_label(case: Case) -> LabelRef:
+    """The case's final label, if nothing speaks against it before it is read.
+
+    Raises:
+        LabelError: there is none, or the case or the label has a problem.
+    """
+    if case.label is None:
+        raise LabelError(f"case {case.id}: expected a final label, got none")
+    problems = [*case.problems, *([case.label.problem] if case.label.problem else [])]
+    if problems:
+        raise LabelError(f"case {case.id}: {'; '.join(problems)}")
+    return case.label
+
+
+def _check_place(case: Case, where: str, label: Volume, spec: TaskSpec) -> None:
     """Refuse a label that lies on no grid of the case's images, or covers all that one of them shows."""
     grids: dict[str, Grid] = {}
     for name in case.grids:
@@ -101,7 +108,7 @@ def _check_place(case: Case, label: Volume, spec: TaskSpec) -> None:
             continue  # what cannot be read is told of the image
     on = [name for name, grid in grids.items() if grid.same_as(label.grid) or grid.same_voxels_as(label.grid)]
     if grids and not on:
-        raise LabelError(f"{case.label.path if case.label else case.id}: {off_grid(label.grid, grids)}")
+        raise LabelError(f"{where}: {off_grid(label.grid, grids)}")
     share = np.count_nonzero(label.voxels) / label.voxels.size
     kinds = {modality.name: modality.kind for modality in spec.modalities}
     for name in on if share > LARGE else []:
@@ -116,8 +123,8 @@ def _check_place(case: Case, label: Volume, spec: TaskSpec) -> None:
         covered = np.count_nonzero(inside & body) / max(1, np.count_nonzero(body))
         if body.mean() < 0.95 and covered > ANATOMY:
             raise LabelError(
-                f"{case.label.path if case.label else case.id}: it covers {covered:.0%} of all that {name} shows: is it "
-                "a mask of the brain, or of tissues, and not a label?"
+                f"{where}: it covers {covered:.0%} of all that {name} shows: is it a mask of the brain, or of tissues, "
+                "and not a label?"
             )
 
 
@@ -127,7 +134,7 @@ def off_grid(grid: Grid, grids: dict[str, Grid]) -> str:
     if alike:
         name, nearest = min(alike.items(), key=lambda item: item[1].apart_mm(grid))
         return (
-            f"expected the label where {name} lies, {nearest.place}, got as many voxels at another place, {grid.place}: "
+            f"expected the label where {name} lies, {nearest.place}, got as many voxels elsewhere, {grid.place}: "
             f"corners up to {nearest.apart_mm(grid):.1f} mm apart; write the label with the image's affine"
         )
     listed = "; ".join(f"{name} {one.place}" for name, one in grids.items())

@@ -12,7 +12,7 @@ HUNDREDTHS_PLAUSIBLE = 3000.0  # of files that keep hundredths of SUV; beyond it
 NEGATIVE_SHARE = 0.02  # of PET voxels may be below 0, by noise of the reconstruction
 FAT_HU = -90.0  # every CT of a body, and every window for soft tissue, reaches below this
 SOFT_HU = (-150.0, 300.0)
-SOFT_SHARE = 0.005  # of CT voxels are soft tissue, at least
+SOFT_SHARE = 0.001  # of CT voxels are soft tissue, at least
 SAME_SHARE = 0.999  # an image with one value in so many voxels shows nothing
 
 

@@ -10,14 +10,13 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import Modality, TaskSpec
-from maml_app.errors import CaseError
+from maml_app.errors import ImageError
 from maml_app.imaging.geometry import network_grid, resample
 from maml_app.imaging.plausible import suv_scale
 from maml_app.imaging.reading import no_image, readings
 from maml_app.imaging.volume import Grid, Volume
 
 SUV_MAX = 30.0
-EXTREMES = (0.5, 99.5)  # percentiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +29,15 @@ class Prepared:
     images: torch.Tensor
     presence: torch.Tensor
     grid: Grid
-    used: tuple[str, ...]
+    used: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def normalise(volume: Volume, modality: Modality) -> tuple[torch.Tensor, float]:
     """Map intensities to about -1..1 by kind; also what stands outside the image after that.
 
-    CT: the HU window to -1..1. PET: log(1 + SUV) - 1. MR: z-score of the non-zero voxels, clipped at 5; mean and
-    deviation are taken with what lies beyond their 0.5th and 99.5th percentile brought there, so that a few hot voxels do not darken all others.
+    CT: the HU window to -1..1. PET: log(1 + SUV) - 1. MR: z-score of the non-zero voxels, clipped at 5; a few voxels
+    far beyond the 1st and 99th percentile do not change mean and deviation.
 
     Raises:
         ValueError: PET values that cannot be SUV.
@@ -55,7 +54,9 @@ def normalise(volume: Volume, modality: Modality) -> tuple[torch.Tensor, float]:
     else:
         body = values[values != 0]
         body = body if body.size > 0.01 * values.size else values
-        body = np.clip(body, *np.percentile(body, EXTREMES))
+        first, last = np.percentile(body, (1, 99))
+        if last > first:  # a normal distribution's 7 deviations: nothing in an ordinary image
+            body = np.clip(body, 2 * first - last, 2 * last - first)
         mean, std = float(body.mean()), max(float(body.std()), 1e-6)
         result = np.clip((values - mean) / std, -5, 5)
         outside = float(np.clip((0 - mean) / std, -5, 5))
@@ -69,7 +70,7 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
     there, whichever of its images is asked for, so that answers agree.
 
     Raises:
-        CaseError: no image can be used; the message has each reason.
+        ImageError: no image can be used; the message has each reason.
     """
     places = {name: index for index, name in enumerate(spec.modality_names)}
     presence = torch.zeros(len(spec.modalities), dtype=torch.bool)
@@ -88,6 +89,6 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
         images[places[name]] = resample(normal, one.volume.grid, grid, fill=outside)
         presence[places[name]] = True
     if grid is None:
-        raise CaseError(no_image(case, left_out))
+        raise ImageError(no_image(case, left_out))
     used = tuple(name for name, index in places.items() if presence[index])
     return Prepared(images, presence, grid, used, left_out)

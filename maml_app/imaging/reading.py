@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import Modality, TaskSpec
-from maml_app.errors import CaseError, MamlError
+from maml_app.errors import ImageError, MamlError
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.plausible import implausible
 from maml_app.imaging.volume import Grid, Volume
@@ -55,14 +55,14 @@ def readable_frame(case: Case, spec: TaskSpec) -> str:
     """The modality that lends the case its frame, by the headers alone: the first whose place can be told.
 
     Raises:
-        CaseError: there is none; the message has each reason.
+        ImageError: there is none; the message has each reason.
     """
     grids, broken = _grids(case, spec)
     apart = _apart(grids)
     for name in grids:
         if name not in apart:
             return name
-    raise CaseError(no_image(case, {**case.left_out, **broken}))
+    raise ImageError(no_image(case, {**case.left_out, **broken}))
 
 
 def no_image(case: Case, left_out: dict[str, str]) -> str:

@@ -42,7 +42,9 @@ def read_bids(files: Sequence[Path], gathering: Gathering) -> list[Path]:
             gathering.skip_unknown(path)
             continue
         names = [part for part in entities.groups() if part]
-        case = gathering.case("_".join(names), "/".join(names), patient_of(names, gathering.spec.patient, "_".join(names)))
+        case = gathering.case(
+            "_".join(names), "/".join(names), patient_of(names, gathering.spec.patient, "_".join(names))
+        )
         above = path.relative_to(gathering.root).parts
         pipeline = above[1] if above[0] == "derivatives" and len(above) > 2 else ""
         if found.role == "label":

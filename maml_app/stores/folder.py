@@ -20,11 +20,11 @@ from maml_app.cases.case import Case, LabelRef, check_id
 from maml_app.cases.source import Unused
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import write_text
-from maml_app.errors import CaseError, LabelError, StudiesError
+from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.reading import readable_frame
-from maml_app.stores.incoming import checked_label, volumes_ml
 from maml_app.stores.identity import folder_identity
+from maml_app.stores.incoming import checked_label, volumes_ml
 from maml_app.stores.layouts import LABEL_STORE, read_studies
 
 TAG = re.compile(r"[A-Za-z0-9_]+")
@@ -66,7 +66,10 @@ class FolderStore:
     def resolve(self, image_id: str) -> tuple[Case, str]:
         case_id, _, modality = image_id.partition("@")
         case = self.case(case_id)
-        modality = modality or readable_frame(case, self.spec)
+        try:
+            modality = modality or readable_frame(case, self.spec)
+        except ImageError:  # told by who reads it
+            modality = case.frame_modality(self.spec.preference)
         if modality not in case.images:
             raise CaseError(f"case {case_id}: expected one of its images {sorted(case.images)}, got {modality!r}")
         return case, modality

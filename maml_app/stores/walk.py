@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maml_app.cases.matching import DICOM, match, other_format, stem
-from maml_app.cases.spec import TaskSpec
 from maml_app.stores.gather import Gathering
 
 LABEL_STORE = "maml_labels"  # what the store keeps beside the cases; never looked into for images

@@ -35,8 +35,8 @@ class SegmentCase(InferTask):
 
     def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
-        if spec.conventions:
-            config["convention"] = [OWN, *spec.conventions]
+        if spec.writable:
+            config["convention"] = [OWN, *spec.writable]
         super().__init__(
             type=InferType.SEGMENTATION,
             labels={label.name: label.value for label in spec.labels},

@@ -43,7 +43,7 @@ def test_each_round_labels_what_the_strategy_puts_first(simulation: Simulation) 
         waiting = [score for case, score in before.scores.items() if case not in before.labelled]
         best = sorted(waiting, key=lambda score: -score.entropy)[: len(added)]
         assert added == {score.case for score in best}
-    assert sorted(states[0].test["cases"]) == ["phantom_006", "phantom_007"]
+    assert sorted(states[0].test.cases) == ["phantom_006", "phantom_007"]
     assert not {"phantom_006", "phantom_007"} & set(states[-1].labelled)
 
 

@@ -12,7 +12,6 @@ import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from maml_app.cases.recipe import Network
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError, LabelError
 from maml_app.imaging.dicom import stack
@@ -20,11 +19,13 @@ from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.seg import write_seg
+from maml_app.network.settings import Network
 from maml_app.phantom.dicom import make_study, truth_on
 from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.imports import import_labels
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model, segment
 from tests.conftest import TOY, real
@@ -210,7 +211,7 @@ def test_real_studies_and_their_contours(tmp_path: Path) -> None:
             }
         )
         cpu = torch.device("cpu")
-        trained = train(small, store.cases(), device=cpu)
+        trained = train(small, store.cases(), Recipe(devices=(cpu,)))
         model = Model("v0001", trained.network, trained.checkpoint, cpu)
         case = store.case(cases["STS_002"].id)
         masks = {name: segment(model, *store.resolve(case.series[name]), small) for name in case.images}

@@ -21,6 +21,7 @@ from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import load_served
 from maml_app.versions.registry import ModelRegistry
@@ -42,7 +43,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Path:
                 os.link(file, target / file.name)
     (folder / "studies" / "task.yaml").write_text(TOY)
     registry = ModelRegistry(folder / "models" / spec.name)
-    trained = train(spec, FolderStore(folder / "few", spec).cases(), device=torch.device("cpu"))
+    trained = train(spec, FolderStore(folder / "few", spec).cases(), Recipe(devices=(torch.device("cpu"),)))
     registry.serve(registry.store(trained.network, trained.checkpoint, {**trained.checkpoint.notes}))
     return folder
 

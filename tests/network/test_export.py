@@ -15,8 +15,9 @@ from maml_app.errors import ModelError
 from maml_app.network import export
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.export import export_torchscript
+from maml_app.network.settings import Network
 
-PLAN = {"channels": (4, 6), "strides": ((1, 1, 1), (2, 2, 2)), "fusion_width": 2}
+PLAN = {"shared_decoder": False, "channels": (4, 6), "strides": ((1, 1, 1), (2, 2, 2))}
 ELSEWHERE = """
 import sys, numpy, torch
 assert not [name for name in sys.modules if name.startswith(("maml_app", "monai"))]
@@ -29,7 +30,7 @@ numpy.save("answer.npy", answer.numpy())
 
 def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
     torch.manual_seed(0)
-    result = build_network(3, 3, {**PLAN, "kind": kind, "head": head, **more}).eval()
+    result = build_network(3, 3, Network.model_validate({**PLAN, "kind": kind, "head": head, **more})).eval()
     for parameter in result.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)  # nothing starts as nothing
     return result

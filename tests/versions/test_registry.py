@@ -12,11 +12,12 @@ import torch
 from maml_app.errors import ModelError
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import build_network
+from maml_app.network.settings import Network
 from maml_app.versions import registry as module
 from maml_app.versions.registry import ModelRegistry
 from tests.harness.server import ROOT
 
-PLAN = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+PLAN = Network(head="light", shared_decoder=False, channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)))
 CHECKPOINT = Checkpoint("toy", "abc", 2, 2, PLAN, (8, 8, 8))
 
 
