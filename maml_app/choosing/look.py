@@ -26,10 +26,11 @@ def look_at(case: Case, model: Model | None, spec: TaskSpec) -> tuple[CaseScore,
     """
     prepared = prepare(case, spec)
     if model is None:
-        present = tuple(name for name in spec.modality_names if name in case.images)
         nothing = {name: {"entropy": 0.0, "divergence": 0.0} for name in spec.label_values.values()}
         looks = _looks(prepared)
-        return CaseScore(case.id, COLD, present, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks), b""
+        return CaseScore(
+            case.id, COLD, prepared.used, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks, tuple(prepared.left_out)
+        ), b""
     opinions, score = opinions_of(prepared, case, model, spec)
     return score, draw(prepared, opinions, score, spec)
 
@@ -39,8 +40,7 @@ def opinions_of(prepared: Prepared, case: Case, model: Model, spec: TaskSpec) ->
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
     opinions = predict_opinions(model.network, images, presence, model.checkpoint.patch)
     score = score_opinions(opinions, case.id, model.version, spec, prepared.grid.voxel_ml)
-    present = tuple(name for name in spec.modality_names if name in case.images)
-    return opinions, replace(score, present=present)
+    return opinions, replace(score, present=prepared.used, left_out=tuple(prepared.left_out))
 
 
 def _looks(prepared: Prepared) -> tuple[float, ...]:

@@ -29,7 +29,8 @@ from maml_app.disk import write_text
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import score_case
 from maml_app.evaluation.scores import Scores
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
@@ -129,7 +130,9 @@ class Simulation:
             content = self._reach(labelled, seed)
             write_text(path, json.dumps(content))
         scores = {
-            one["case"]: CaseScore(**{**one, "present": tuple(one["present"]), "features": tuple(one["features"])})
+            one["case"]: CaseScore(
+                **one | {name: tuple(one.get(name, ())) for name in ("present", "features", "left_out")}
+            )
             for one in content["scores"]
         }
         return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)

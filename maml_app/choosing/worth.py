@@ -33,6 +33,7 @@ class CaseScore:
     Attributes:
         pairs: "ct+pet" -> JSD of these two experts and the volume where their label maps differ, ml.
         labels: label name -> entropy and JSD over where that label is predicted by the ensemble or any expert.
+        left_out: modalities that the case has and that could not be used.
         foreground_ml: the fused prediction's foreground.
         worst_slice: index along the third axis of the network's grid with most disagreement, else most entropy.
     """
@@ -48,6 +49,7 @@ class CaseScore:
     foreground_ml: float
     worst_slice: int
     features: tuple[float, ...] = field(default=(), repr=False)
+    left_out: tuple[str, ...] = ()
 
 
 def over(values: torch.Tensor, where: torch.Tensor, voxel_ml: float) -> float:

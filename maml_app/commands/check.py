@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from maml_app.commands.archive import print_series
 from maml_app.commands.common import Studies, TaskOption, open_task, out, progress_bar
@@ -17,7 +18,8 @@ def check(
     task: TaskOption = "",
     read: Annotated[bool, typer.Option("--read/--no-read", help="of an archive, only list the series")] = True,
 ) -> None:
-    """Print each case: modalities, grids, label and what is wrong; of an archive also each series, and why it is used.
+    """Print each case: patient, modalities, grids, label and what is wrong; and what lies there and is not used, with
+    the reason; of an archive each series, and why it is used.
 
     Exit code 1 if anything is wrong.
     """
@@ -30,24 +32,43 @@ def check(
             raise typer.Exit(0 if source.cases() else 1)
     cases = source.cases()
     table = Table(title=f"{studies}: {len(cases)} cases, task {spec.name}", show_lines=True)
-    for heading in ("case", "images", "missing", "label", "problems"):
+    for heading in ("case", "patient", "images", "missing", "label", "problems"):
         table.add_column(heading, overflow="fold")
-    bad = 0
+    bad, sources = 0, set[str]()
     with progress_bar("reading", len(cases)) as tick:
         for case in cases:
             finding = inspect(case, spec)
             bad += bool(finding.problems)
-            grids = {name: str(finding.grids.get(name, "not readable")) for name in case.images}
+            if case.label and case.label.meaning and not finding.refused:
+                sources.add(case.label.meaning().source)
+            lacks = [
+                f"{name} (left out)" if name in finding.left_out else name
+                for name in spec.modality_names
+                if name not in finding.grids
+            ]
             table.add_row(
                 case.id,
-                "\n".join(f"{name}: {grid}" for name, grid in grids.items()),
-                ", ".join(case.missing(spec.modality_names)) or "–",
+                case.patient_id,
+                "\n".join(f"{name}: {grid}" for name, grid in finding.grids.items()) or "–",
+                ", ".join(lacks) or "–",
                 finding.label,
-                "\n".join([*finding.problems, *(f"[dim]{note}[/dim]" for note in finding.notes)]) or "–",
+                Text("\n").join([*map(Text, finding.problems), *(Text(note, "dim") for note in finding.notes)]) or "–",
             )
             tick(case.id)
     out.print(table)
+    for line in sorted(sources):
+        out.print(f"Label values: {line}", soft_wrap=True, markup=False)
+    unused = source.unused()
+    if unused:
+        out.print("Files that look like images or labels and are not used:")
+        for one in unused:
+            out.print(f"  {one.where}: {one.reason}", soft_wrap=True, markup=False, style="red" if one.wrong else "dim")
+    wrong = sum(one.wrong for one in unused)
     if not cases:
-        out.print(f"No case: expected file names as in {[m.files for m in spec.modalities]}, see the README.")
-    out.print(f"{len(cases)} cases, {sum(c.label is not None for c in cases)} labelled, {bad} with problems")
-    raise typer.Exit(1 if bad or not cases else 0)
+        out.print(f"No case: expected file names as in {[m.files for m in spec.modalities]}, see docs/studies.md.")
+    patients = len({case.patient_id for case in cases})
+    counts = f"{len(cases)} cases, {sum(case.label is not None for case in cases)} labelled, {bad} with problems"
+    out.print(
+        f"{counts}; {patients} patients" + (f"; {wrong} lines above name files that should be used" if wrong else "")
+    )
+    raise typer.Exit(1 if bad or wrong or not cases else 0)

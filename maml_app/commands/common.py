@@ -54,6 +54,11 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     return [known[case_id] for case_id in wanted]
 
 
+def tell_unused(case_id: str, reason: str) -> None:
+    """A case that cannot be used, told in the log."""
+    out.print(f"{case_id} is not used: {reason}", soft_wrap=True, markup=False, style="red")
+
+
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 

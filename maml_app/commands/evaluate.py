@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maml_app.cases.spec import TaskSpec
-from maml_app.commands.common import Cases, Device, Studies, TaskOption, chosen_cases, open_task, out, progress_bar
+from maml_app.commands.common import (
+    Cases,
+    Device,
+    Studies,
+    TaskOption,
+    chosen_cases,
+    open_task,
+    out,
+    progress_bar,
+    tell_unused,
+)
 from maml_app.errors import CaseError, StudiesError
 
 if TYPE_CHECKING:
@@ -25,7 +35,10 @@ def evaluate(
     cases: Cases = "",
     device: Device = "",
 ) -> None:
-    """Score a model on the studies' labels, under every subset of modalities."""
+    """Score a model on the studies' labels, under every subset of modalities.
+
+    Exit code 1 if a labelled case could not be used; the others are scored.
+    """
     from maml_app.disk import write_text
     from maml_app.evaluation.evaluate import evaluate_thoroughly
     from maml_app.evaluation.figures import bars, boxes, panel, worst
@@ -42,9 +55,17 @@ def evaluate(
     seen = sorted(set(checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:
         out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
+    refused: dict[str, str] = {}
+
+    def skip(case_id: str, reason: str) -> None:
+        refused[case_id] = reason
+        tell_unused(case_id, reason)
+
     with progress_bar("scoring", len(labelled)) as tick:
-        details = evaluate_thoroughly(loaded.network, labelled, spec, checkpoint.patch, loaded.device, tick)
+        details = evaluate_thoroughly(loaded.network, labelled, spec, checkpoint.patch, loaded.device, tick, skip)
     scores = details.scores
+    if not scores.cases:
+        raise CaseError(f"{studies}: no labelled case can be scored: {'; '.join(refused.values())}")
     compared = (other[0], scores.compared(other[1])) if other else None
     judged = Judged(model.name, checkpoint.network.kind, checkpoint.notes, tuple(seen))
     report = Report(spec, studies, judged, details, compared)
@@ -64,6 +85,9 @@ def evaluate(
         write_text(out_dir / name, content)
     out.print(text)
     out.print(f"written to {out_dir}")
+    if refused:
+        out.print(f"{len(refused)} of {len(labelled)} labelled cases are not scored: {', '.join(refused)}")
+    raise typer.Exit(1 if refused else 0)
 
 
 def _other(path: Path, spec: TaskSpec) -> tuple[str, Scores]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task, out
+from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, tell_unused
 from maml_app.errors import CaseError
 
 
@@ -41,6 +41,7 @@ def simulate(
     from maml_app.choosing.simulate import Plan, Simulation
     from maml_app.choosing.simulate import simulate as play
     from maml_app.disk import write_text
+    from maml_app.imaging.check import usable
     from maml_app.training.split import split
     from maml_app.versions.predict import pick_device
 
@@ -55,7 +56,7 @@ def simulate(
         at_most=at_most,
         seeds=tuple(range(first_seed, first_seed + seeds)),
     )
-    labelled = [case for case in source.cases() if case.label is not None]
+    labelled = usable([case for case in source.cases() if case.label is not None], spec, tell_unused)
     wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
     unknown = sorted(wanted - {case.id for case in labelled})
     if unknown:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError
 from maml_app.evaluation.metrics import Measures, dice_scores, mean, measure
 from maml_app.evaluation.scores import CaseDice, Scores, subset_name
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
+
+Skip = Callable[[str, str], None]
 
 
 def answers(
@@ -35,8 +40,7 @@ def answers(
     """
     prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
-    present = [name for name in spec.modality_names if name in case.images]
-    names = list(subsets(present)) if every else [tuple(present)]
+    names = list(subsets(prepared.used)) if every else [prepared.used]
     presences = [torch.tensor([name in subset for name in spec.modality_names], device=device) for subset in names]
     # several subsets a pass share the experts' features; a few at a time bounds the memory
     for start in range(0, len(names), 8):
@@ -68,13 +72,33 @@ def evaluate(
     patch: Sequence[int],
     device: torch.device,
     tick: Callable[[str], None] = lambda case_id: None,
+    skip: Skip | None = None,
 ) -> Scores:
-    """Score every case under every subset of the modalities that it has; `tick` is called with each one's id."""
+    """Score every case under every subset of the modalities that it has; `tick` is called with each one's id.
+
+    Args:
+        skip: called with the id of a case that cannot be used and the reason, and the case is left out.
+
+    Raises:
+        CaseError: a case that cannot be used, where there is no `skip`.
+    """
     dice = {}
     for case in cases:
-        dice[case.id] = score_case(network, case, spec, patch, device)
+        with skipping(case, skip):
+            dice[case.id] = score_case(network, case, spec, patch, device)
         tick(case.id)
     return Scores.of(spec, dice)
+
+
+@contextmanager
+def skipping(case: Case, skip: Skip | None) -> Iterator[None]:
+    """Leave a block in which a case turns out to be unusable, and tell `skip`; without one the error goes on."""
+    try:
+        yield
+    except CaseError as error:
+        if skip is None:
+            raise
+        skip(case.id, str(error))
 
 
 @dataclass(frozen=True)
@@ -126,14 +150,16 @@ def evaluate_thoroughly(
     patch: Sequence[int],
     device: torch.device,
     tick: Callable[[str], None] = lambda case_id: None,
+    skip: Skip | None = None,
 ) -> Details:
     """As `evaluate`, with surfaces, lesions and volumes besides Dice."""
     details: dict[str, dict[str, dict[str, Measures]]] = {}
     for case in cases:
-        details[case.id] = {
-            subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
-            for subset, label, truth in answers(network, case, spec, patch, device)
-        }
+        with skipping(case, skip):
+            details[case.id] = {
+                subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
+                for subset, label, truth in answers(network, case, spec, patch, device)
+            }
         tick(case.id)
     dice = {
         case_id: {

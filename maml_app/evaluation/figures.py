@@ -15,7 +15,8 @@ from maml_app.evaluation.evaluate import answers
 from maml_app.evaluation.metrics import mean
 from maml_app.evaluation.scores import Scores
 from maml_app.imaging.geometry import resample
-from maml_app.imaging.preprocess import Prepared, prepare, prepare_label
+from maml_app.imaging.labels import prepare_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
 from maml_app.network.window import predict_attention, predict_opinions

@@ -17,6 +17,7 @@ import numpy as np
 
 from maml_app.cases.case import FINAL, ORIGINAL, Case, FileRef, LabelRef
 from maml_app.cases.series import Series, rule_out
+from maml_app.cases.source import Unused
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
 from maml_app.imaging.dicom import read_series, stack
@@ -24,6 +25,7 @@ from maml_app.imaging.files import write_image, write_label
 from maml_app.imaging.seg import Drawn, SegInfo, content_label, read_seg, write_seg
 from maml_app.stores.cache import Cache
 from maml_app.stores.examinations import Examination, list_examinations
+from maml_app.stores.identity import archive_identity
 from maml_app.stores.incoming import checked_label
 from maml_app.stores.pacs import Pacs
 
@@ -96,6 +98,12 @@ class DicomWebStore:
 
     def cases(self) -> list[Case]:
         return [self._case(one) for one in self.examinations() if one.series]
+
+    def unused(self) -> list[Unused]:
+        return []  # `check` prints every series, and why it is used or not
+
+    def identity(self, claim: bool = False) -> str:
+        return archive_identity(self.pacs.url)
 
     def case(self, case_id: str) -> Case:
         study = case_id.rpartition("-")[0] or case_id

@@ -5,25 +5,26 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import evaluate, score_case
+from maml_app.evaluation.evaluate import evaluate, score_case, skipping
 from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.training.dataset import PatchSource, build_samples, load_sample
+from maml_app.training.dataset import PatchSource, Sample, build_samples, load_sample, read_left_out
 from maml_app.training.distributed import optimise_on, shared
 from maml_app.training.load import Load
 from maml_app.training.optimise import optimise, ranks
-from maml_app.training.progress import Progress, counted
+from maml_app.training.progress import Progress, Report, counted
 from maml_app.training.recipe import Recipe, tell_nobody
 from maml_app.training.split import split
 from maml_app.version import VERSION
@@ -38,6 +39,58 @@ class Trained:
     network: SegmentationNetwork
     checkpoint: Checkpoint
     validation: Scores | None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class _Sorting:
+    """Cases that turn out to be unusable, and images that others do without: each told once."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.refused: dict[str, str] = {}
+        self.left_out: dict[str, dict[str, str]] = {}
+
+    def skip(self, case_id: str, reason: str) -> None:
+        if case_id not in self.refused:
+            self.refused[case_id] = reason
+            self._tell(f"{case_id} is not used: {reason}")
+
+    def prepared(self, samples: Mapping[str, Path]) -> None:
+        """Say which images the prepared cases do without, and what no case shows.
+
+        Raises:
+            TrainingError: there is no case, or nothing is labelled in any.
+        """
+        if not samples:
+            raise TrainingError(f"no labelled case can be used: {'; '.join(self.refused.values())}")
+        for case_id, folder in samples.items():
+            reasons = read_left_out(folder)
+            if reasons:
+                self.left_out[case_id] = reasons
+                told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+                self._tell(f"{case_id} is used without {told}")
+
+    def content(self, samples: Sequence[Sample], spec: TaskSpec) -> None:
+        """Say which labels and modalities no case shows.
+
+        Raises:
+            TrainingError: nothing is labelled in any case.
+        """
+        shown = {value for sample in samples for value in sample.values}
+        if not shown:
+            raise TrainingError(
+                f"expected something labelled in at least one case, got {len(samples)} labels that are all empty"
+            )
+        labels = [name for value, name in spec.label_values.items() if value not in shown]
+        there = np.any([sample.presence for sample in samples], axis=0)
+        images = [name for name, has in zip(spec.modality_names, there, strict=True) if not has]
+        for what, names in (("label", labels), ("modality", images)):
+            if names:
+                self._tell(f"no training case has the {what} {', '.join(names)}: it cannot be learned")
+
+    def _tell(self, text: str) -> None:
+        self.report(Progress("prepare", 0, 1, {}, note=text))
 
 
 def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Trained:
@@ -47,15 +100,17 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
 
     Args:
         spec: the task; its `training` section holds steps, patch, batch, learning rate and loss weights.
-        cases: those with a final label are used.
+        cases: those with a final label are used; one that turns out to be unusable is told of and left out.
 
     Raises:
-        TrainingError: no labelled case, no modality anywhere, out of memory, or a loss that is no number any more.
+        TrainingError: no labelled case that can be used, nothing labelled in any, out of memory, or a loss that is no
+            number any more.
     """
     labelled = [case for case in cases if case.label is not None]
     if not labelled:
         raise TrainingError(f"expected at least one case with a final label, got none among {len(cases)} cases")
     training, held_out = split(labelled, spec.training.validation)
+    sorting = _Sorting(recipe.report)
     began = time.monotonic()
     rank, world = ranks()
     with tempfile.TemporaryDirectory(prefix="maml-train-") as folder:
@@ -63,7 +118,9 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         samples: dict[str, Path] = {}
         if rank == 0:
             tick = counted("prepare", len(training), recipe.report)
-            samples = build_samples(training, spec, home, tick, recipe.prepared_gb)
+            samples = build_samples(training, spec, home, tick, recipe.prepared_gb, sorting.skip)
+            sorting.prepared(samples)
+            sorting.content([load_sample(*item) for item in samples.items()], spec)
         samples = shared(samples)
         if len(recipe.devices) > 1:
             work = Path(folder) / "work"
@@ -80,14 +137,19 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         validation = None
         if held_out and rank == 0:
             tick = counted("validate", len(held_out), recipe.report)
-            validation = evaluate(network, held_out, spec, spec.training.patch, recipe.device, tick)
+            validation = evaluate(network, held_out, spec, spec.training.patch, recipe.device, tick, sorting.skip)
+            validation = validation if validation.cases else None
+    validated = validation.cases if validation else {}
     on_gpu = recipe.device.type == "cuda"
     notes = {
         "seed": recipe.seed,
         "steps": spec.training.steps,
         "warm_start": recipe.start is not None,
-        "trained_on": {case.id: case.label.id for case in training if case.label},
-        "validated_on": {case.id: case.label.id for case in held_out if case.label},
+        "trained_on": {case.id: case.label.id for case in training if case.label and case.id in samples},
+        "validated_on": {case.id: case.label.id for case in held_out if case.label and case.id in validated},
+        "patients": {case.id: case.patient_id for case in labelled},
+        "refused": sorting.refused,
+        "left_out": sorting.left_out,
         "validation": validation.summary() if validation else None,
         "device": torch.cuda.get_device_name(recipe.device) if on_gpu else "cpu",
         "processes": max(world, len(recipe.devices), 1),
@@ -95,7 +157,7 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         "program": f"maml_app {VERSION}",
         "seconds": round(time.monotonic() - began, 1),
     }
-    return Trained(network, _checkpoint(spec, notes), validation)
+    return Trained(network, _checkpoint(spec, notes), validation, sorting.refused, sorting.left_out)
 
 
 def _checkpoint(spec: TaskSpec, notes: dict[str, Any]) -> Checkpoint:
@@ -117,6 +179,7 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
     are no more patients than folds; None with fewer than two patients.
     """
     labelled = [case for case in cases if case.label is not None]
+    sorting = _Sorting(recipe.report)
     patients = sorted({case.patient_id for case in labelled})
     folds = min(folds, len(patients))
     if folds < 2:
@@ -133,11 +196,13 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
         result = train(alone, kept, replace(recipe, start=None, weights={}, report=of_fold))
         for case in labelled:
             if case.patient_id in held:
-                scored[case.id] = score_case(result.network, case, spec, spec.training.patch, recipe.device)
+                with skipping(case, sorting.skip):
+                    scored[case.id] = score_case(result.network, case, spec, spec.training.patch, recipe.device)
     return Scores.of(spec, scored)
 
 
 def _scores(
     network: SegmentationNetwork, cases: Sequence[Case], spec: TaskSpec, device: torch.device
 ) -> Mapping[str, SubsetScore]:
-    return evaluate(network, cases, spec, spec.training.patch, device).subsets
+    # what cannot be used is told at the end
+    return evaluate(network, cases, spec, spec.training.patch, device, skip=lambda case_id, reason: None).subsets

@@ -10,7 +10,7 @@ from typing import Any
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ModelError
+from maml_app.errors import ModelError, TrainingError
 from maml_app.evaluation.evaluate import evaluate
 from maml_app.evaluation.scores import Scores
 from maml_app.machine import Turns
@@ -52,6 +52,7 @@ class Retraining:
         spec, devices = self.spec, self.recipe.devices
         on = f"{len(devices)} x {devices[0].type}" if len(devices) > 1 else str(self.recipe.device)
         self.say(f"{len(labelled)} of {len(cases)} cases have a final label; {on}")
+        self._keep_split(labelled)
         champion = self._champion(labelled)
         start = self._start(champion)
         shared = replace(self.recipe, prepared=self.registry.prepared, wait=Turns(self.registry.turns).wait)
@@ -79,7 +80,8 @@ class Retraining:
             )
         scores = report["validation"]
         if result.validation is None and spec.training.folds > 1:
-            scores = self._cross_validated(labelled, version, shared)
+            usable = [case for case in labelled if case.id not in result.refused]
+            scores = self._cross_validated(usable, version, shared)
         return {"version": version, "served": self.registry.served(), "validation": scores}
 
     def _cross_validated(self, labelled: Sequence[Case], version: str, recipe: Recipe) -> dict[str, Any] | None:
@@ -91,7 +93,11 @@ class Retraining:
         if folds < 2:
             return None
         self.say(f"few labels: estimating by {kind} over {patients} patients; {version} is in use meanwhile")
-        scores = cross_validate(spec, labelled, folds, replace(recipe, report=self._folds_only()))
+        try:
+            scores = cross_validate(spec, labelled, folds, replace(recipe, report=self._folds_only()))
+        except TrainingError as error:  # as when all that one fold leaves has empty labels
+            self.say(f"no estimate: {error}")
+            return None
         assert scores is not None  # two patients at least
         self.say(f"{kind} Dice: mean over subsets {_number(scores.mean)}, all modalities {_number(scores.full)}")
         summary = {"kind": kind, "patients": patients, **scores.summary()}
@@ -123,6 +129,23 @@ class Retraining:
         for line in forgot[:3]:
             self.say(f"ALARM, forgotten since {champion.version}: {line}")
         return judge(result.validation, before, champion.version, self.spec.training.tolerance), forgot
+
+    def _keep_split(self, labelled: Sequence[Case]) -> None:
+        """What models were validated on is never trained on later, or their scores would mean nothing.
+
+        Raises:
+            TrainingError: another rule for patients, or another fraction, would do that.
+        """
+        reports = [self.registry.report(version) for version in self.registry.versions()]
+        validated = {case_id for report in reports for case_id in report.get("validated_on", {})}
+        moved = [case for case in split(labelled, self.spec.training.validation)[0] if case.id in validated]
+        if moved:
+            names = ", ".join(f"{case.id} (patient {case.patient_id})" for case in moved[:5])
+            raise TrainingError(
+                f"{len(moved)} cases that models were validated on would be trained on now: {names}; the rule for "
+                "patients or the fraction changed: set patient and training.validation in task.yaml as they were (with "
+                "patient: (.*) each case is a patient of its own), or keep new models elsewhere (--conf models DIR)"
+            )
 
     def _shown(self) -> Report:
         last: dict[str, Any] = {"stage": "", "time": 0.0}

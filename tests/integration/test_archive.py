@@ -14,7 +14,7 @@ from maml_app.cases.series import Verdict
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError
 from maml_app.imaging.files import read_grid, read_image
-from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.labels import read_case_label
 from maml_app.phantom.dicom import make_study, truth_on, write_series
 from maml_app.stores.dicomweb import DicomWebStore
 from tests.harness.orthanc import Orthanc

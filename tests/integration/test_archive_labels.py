@@ -17,7 +17,7 @@ from maml_app.errors import ImageError, LabelError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.seg import write_seg
 from maml_app.network.settings import Network
 from maml_app.phantom.dicom import make_study, truth_on

@@ -147,7 +147,7 @@ def test_folders_that_cannot_be_cases_are_told(tmp_path: Path) -> None:
 
 def test_equal_folder_names_get_their_parents_name(tmp_path: Path) -> None:
     touch(tmp_path, "x/1/ct.nii.gz", "y/1/ct.nii.gz")
-    assert sorted(summary(tmp_path, SARCOMA)) == ["1", "y_1"]
+    assert sorted(summary(tmp_path, SARCOMA)) == ["x_1", "y_1"]
 
 
 def test_the_label_store_and_hidden_files_are_not_cases(tmp_path: Path) -> None:

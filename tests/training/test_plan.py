@@ -16,7 +16,7 @@ from maml_app.cases.spec import TaskSpec, load_task, parse_task
 from maml_app.errors import TrainingError
 from maml_app.imaging.files import read_label, write_image, write_label
 from maml_app.imaging.fingerprint import Fingerprint
-from maml_app.imaging.preprocess import from_task_values
+from maml_app.imaging.labels import from_task_values
 from maml_app.network.settings import Network
 from maml_app.phantom.scene import make_case
 from maml_app.training.plan import make_plan, step_memory_gb
