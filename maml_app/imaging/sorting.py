@@ -75,7 +75,8 @@ class Part:
                 raise ImageError(self.problem)
             slices, grid = span(self.slices)
         except ImageError as error:
-            raise ImageError("; ".join([str(error), *notes])) from None
+            twice = [f"two images at one place ({one.instance} and {two.instance})" for one, two in self.repeats[:1]]
+            raise ImageError("; ".join([str(error), *([] if self.problem else twice), *notes])) from None
         return Stack(slices, grid, self.repeats, tuple(notes))
 
 
@@ -130,7 +131,8 @@ def sort_out(images: Sequence[Dataset]) -> Sorted:
     shapes = _by_shape(slices, images)
     alone = [one for one in shapes if len(one.slices) < 2]
     if alone and len(alone) < len(shapes):
-        notes.append(_left_out(len(alone), f"of another size or orientation ({alone[0].slices[0].instance})"))
+        differs = ", ".join(f"{name} {value}" for name, value in alone[0].tells)
+        notes.append(_left_out(len(alone), f"that differs from the others ({differs})"))
         shapes = [one for one in shapes if len(one.slices) > 1]
     parts = [part for shape in shapes for part in _divided(shape, images, [])]
     return Sorted(tuple(sorted(parts, key=lambda one: (-len(one.slices), one.key))), tuple(notes))
@@ -159,7 +161,7 @@ def _by_shape(slices: Sequence[Slice], images: Sequence[Dataset]) -> list[Part]:
         "FrameOfReferenceUID": lambda one: _frame(one, images),
         "Size": lambda one: f"{one.size[0]}x{one.size[1]}",
         "PixelSpacing": lambda one: "x".join(f"{edge:.3g}" for edge in one.spacing_mm),
-        "Orientation": lambda one: "/".join(f"{cosine:.2f}" for cosine in one.axes.ravel()),
+        "Orientation": lambda one: "/".join(f"{cosine:.3f}" for cosine in one.axes.ravel()),
     }
     differ = [name for name, say in says.items() if len({say(one) for one in firsts}) > 1]
     return [
