@@ -104,7 +104,9 @@ def _by_hand(series: Sequence[Series], forced: Mapping[str, str | None]) -> dict
 def _take(pairs: Sequence[_Pair], verdicts: dict[str, Verdict], why: dict[str, list[str]]) -> None:
     """Take pairs from the highest score down, into `verdicts`; `why` gets what speaks against the others."""
     by_hand = {verdict.modality: verdict.series for verdict in verdicts.values() if verdict.modality}
-    refused = {verdict.meant for verdict in verdicts.values() if verdict.meant and verdict.reasons[0].startswith("set by")}
+    refused = {
+        verdict.meant for verdict in verdicts.values() if verdict.meant and verdict.reasons[0].startswith("set by")
+    }
     best: dict[str, _Pair] = {}
     ties: dict[str, list[_Pair]] = {}
     for pair in pairs:
@@ -119,7 +121,9 @@ def _take(pairs: Sequence[_Pair], verdicts: dict[str, Verdict], why: dict[str, l
             alike = [
                 other
                 for other in pairs
-                if other.modality == name and other.series.uid == one.uid and other.score == pair.score
+                if other.modality == name
+                and other.series.uid == one.uid
+                and other.score == pair.score
                 and other.series.key not in verdicts
             ]
             if len(alike) > 1:

@@ -14,8 +14,17 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from maml_app.cases.words import NO_AGENT, NOT_AN_IMAGE, REWORKED, TURNED, UNCORRECTED, folded, found, is_word
-from maml_app.cases.words import said_of_contrast
+from maml_app.cases.words import (
+    NO_AGENT,
+    NOT_AN_IMAGE,
+    REWORKED,
+    TURNED,
+    UNCORRECTED,
+    folded,
+    found,
+    is_word,
+    said_of_contrast,
+)
 
 DICOM_MODALITY = {"CT": "CT", "PET": "PT", "MR": "MR"}  # DICOM PS3.3 C.7.3.1.1.1
 CONTRAST_DELAY = "ContrastDelay"  # seconds from ContrastBolusStartTime to the acquisition; ours, no DICOM keyword
@@ -287,5 +296,3 @@ def _quality(series: Series) -> list[tuple[int, str]]:
     if series.images < 10 and not _number(series, "NumberOfFrames"):
         points.append((-3, f"{series.images} images only"))
     return points
-
-

@@ -77,7 +77,7 @@ def _check_repeats(order: Stack, images: Sequence[Dataset]) -> None:
             frame_values(stored_pixels(images[slice_.image]), images[slice_.image], slice_.frame)
             for slice_ in (one, two)
         ]
-        if not np.array_equal(*pixels):
+        if not np.array_equal(pixels[0], pixels[1]):
             raise ImageError(
                 f"expected one image at each place, got two at {len(order.repeats)} of {len(order.slices)}, the first "
                 f"at {one.position_mm.round(2).tolist()} mm ({one.instance} and {two.instance}) with different pixels; "

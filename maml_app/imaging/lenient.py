@@ -1,4 +1,4 @@
-"""pydicom told not to judge values while a block runs: archives hold overlong and malformed ones, and it is no matter."""
+"""pydicom told not to judge values while a block runs: archives hold overlong and malformed ones, no matter."""
 
 from __future__ import annotations
 

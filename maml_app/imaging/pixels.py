@@ -48,7 +48,9 @@ class Bits:
         self.stored = stored if 1 <= stored <= self.allocated else self.allocated
         high = image.get("HighBit")
         high = self.stored - 1 if high in (None, "") else int(high)
-        compressed = bool(getattr(getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", None), "is_compressed", 0))
+        compressed = bool(
+            getattr(getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", None), "is_compressed", 0)
+        )
         # decoders hand the value itself; a high bit below the stored ones cannot be
         self.shift = 0 if compressed or not self.stored - 1 <= high < self.allocated else high + 1 - self.stored
         self.signed = int(image.get("PixelRepresentation") or 0) == 1
@@ -97,8 +99,8 @@ def padded(cells: Array, stored: Array, image: Dataset, bits: Bits) -> Array:
     if first is None:
         return np.zeros(stored.shape, bool)
     last = _number(image.get("PixelPaddingRangeLimit"))
-    ends = [_as_number(np.array(one, np.int64), bits.allocated, bits.signed) for one in (first, first if last is None else last)]
-    low, high = int(min(ends)), int(max(ends))
+    ends = np.array([first, first if last is None else last], np.int64)
+    low, high = sorted(_as_number(ends, bits.allocated, bits.signed).tolist())
     # a value that the stored bits cannot hold was written over whole cells
     among = stored if bits.holds(low) and bits.holds(high) else bits.cells(cells)
     return np.asarray((among >= low) & (among <= high))

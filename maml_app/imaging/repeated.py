@@ -1,13 +1,13 @@
 """What a DICOM object repeats of the images that it belongs to, in a form that can be written.
 
-Archives hold values that break their VR, and lack attributes that must be there: none of it may cost a label. Nothing of
-an image is taken as it is; what cannot be written is left empty (type 2 attributes may be), or cut to its length.
+Archives hold values that break their VR, and lack attributes that must be there: none of it may cost a label. Nothing
+of an image is taken as it is; what cannot be written is left empty (type 2 attributes may be), or cut to its length.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -115,7 +115,7 @@ def _thickness(header: Dataset, order: Stack) -> float:
     return value if 0 < value < np.inf else step / (len(order.slices) - 1)
 
 
-def _numbers(values: Sequence[float]) -> list[str]:
+def _numbers(values: Iterable[float]) -> list[str]:
     return [format_number_as_ds(float(value)) for value in values]
 
 

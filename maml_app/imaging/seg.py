@@ -19,7 +19,16 @@ from maml_app.errors import LabelError
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import Stack
 from maml_app.imaging.repeated import person_name, sources, text
-from maml_app.imaging.seg_info import MAKER, MODEL_NAME, Drawn, SegInfo, content_label, seg_info, segment_values, tracking_id
+from maml_app.imaging.seg_info import (
+    MAKER,
+    MODEL_NAME,
+    Drawn,
+    SegInfo,
+    content_label,
+    seg_info,
+    segment_values,
+    tracking_id,
+)
 from maml_app.imaging.seg_read import read_seg
 from maml_app.imaging.volume import Array
 

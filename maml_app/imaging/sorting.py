@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
@@ -30,11 +31,11 @@ TELLS: dict[str, tuple[str, ...]] = {
     "KVP": ("KVP",),
     "ConvolutionKernel": ("ConvolutionKernel",),
     "SliceThickness": ("SliceThickness",),
+    "AcquisitionNumber": ("AcquisitionNumber", "FrameAcquisitionNumber"),
     "ContrastBolusAgent": ("ContrastBolusAgent",),
     "ImageType": ("FrameType", "ImageType"),
     "ComplexImageComponent": ("ComplexImageComponent",),
     "StackID": ("StackID",),
-    "AcquisitionNumber": ("AcquisitionNumber", "FrameAcquisitionNumber"),
     "TriggerTime": ("TriggerTime", "NominalPercentageOfCardiacPhase"),
     "FrameReferenceTime": ("FrameReferenceTime",),
     "AcquisitionTime": ("AcquisitionDateTime", "FrameAcquisitionDateTime", "AcquisitionTime"),
@@ -42,8 +43,10 @@ TELLS: dict[str, tuple[str, ...]] = {
     "ContentTime": ("ContentTime",),
 }
 # these tell volumes apart also where their slices lie between each other
-INTERLACED = ("EchoTime", "DiffusionBValue", "TemporalPosition", "InversionTime", "KVP", "ConvolutionKernel")
-INTERLACED += ("ContrastBolusAgent", "StackID", "AcquisitionNumber")
+INTERLACED = (
+    *("EchoTime", "DiffusionBValue", "TemporalPosition", "InversionTime", "KVP", "ConvolutionKernel"),
+    *("AcquisitionNumber", "ContrastBolusAgent", "StackID"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,15 +241,17 @@ def _divided(part: Part, images: Sequence[Dataset], used: list[str]) -> list[Par
 def _all_differ(together: Sequence[Sequence[int]], values: Sequence[Hashable], whole: bool) -> bool:
     """Whether values tell apart what lies at one place: all of it, or (where they may be one of several) some."""
     differ = [len({values[one] for one in place}) for place in together]
-    return all(count > 1 for count in differ) if whole else all(
-        count == len(place) for count, place in zip(differ, together, strict=True)
+    return (
+        all(count > 1 for count in differ)
+        if whole
+        else all(count == len(place) for count, place in zip(differ, together, strict=True))
     )
 
 
 def _between(part: Part, values: Sequence[str], name: str, images: Sequence[Dataset]) -> bool:
     """Whether slices of one value lie between slices of another, so that they are several volumes."""
     order = np.argsort(places_mm(part.slices))
-    runs = 1 + sum(values[one] != values[two] for one, two in zip(order, order[1:], strict=False))
+    runs = 1 + sum(values[one] != values[two] for one, two in pairwise(order.tolist()))
     if runs == len(set(values)):
         return False
     first = images[part.slices[0].image]

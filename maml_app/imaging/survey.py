@@ -40,7 +40,9 @@ def survey(headers: Sequence[Dataset]) -> list[Surveyed]:
             found = sort_out(headers)
         except ImageError as error:
             first = headers[0]
-            return [Surveyed(_frame(first), len(headers), plain(first), problem=_problem(first, str(error), len(headers)))]
+            return [
+                Surveyed(_frame(first), len(headers), plain(first), problem=_problem(first, str(error), len(headers)))
+            ]
         return [_surveyed(part, headers, found.notes) for part in found.parts]
 
 
@@ -52,9 +54,9 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
         part.stack(notes)
         problem = next(filter(None, map(no_hounsfield, used)), "")
         # private attributes and sequences need not come with the headers: what is absent is judged with the images
-        if first.get("Modality") == "PT" and first.get("RadiopharmaceuticalInformationSequence"):
-            if str(first.get("Units", "")).upper() != "CNTS":
-                suv_factor(used)
+        told_here = first.get("RadiopharmaceuticalInformationSequence") and first.get("Units") != "CNTS"
+        if first.get("Modality") == "PT" and told_here:
+            suv_factor(used)
     except ImageError as error:
         problem = str(error)
     attributes = plain(first)
@@ -83,7 +85,7 @@ def _frame(image: Dataset) -> str:
 def plain(header: Dataset) -> dict[str, str]:
     """Attributes as text, for the rules; none of the patient's, no private ones."""
     result = {}
-    for tag in header.keys():
+    for tag in sorted(header.keys()):
         if tag.group in (0x0010, 0x7FE0) or tag.is_private:
             continue
         try:

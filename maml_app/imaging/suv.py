@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -175,7 +175,7 @@ def scan_start(images: Sequence[Dataset]) -> datetime:
 
 
 def _sortable(moment: datetime) -> float:
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp()
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
 def _seconds(one: datetime, two: datetime) -> float:

@@ -63,8 +63,10 @@ class Examination:
         found: dict[str, list[str]] = {}
         for verdict in self.verdicts:
             if verdict.meant:
-                reason = f"series {verdict.series.key} ({verdict.series.name}): {'; '.join(verdict.reasons)}"
-                found.setdefault(verdict.meant, []).append(reason)
+                said = found.setdefault(verdict.meant, [])
+                reason = "; ".join(verdict.reasons)
+                if not any(reason in other for other in said):  # said of each of a series' volumes alike
+                    said.append(f"series {verdict.series.uid} ({verdict.series.name}): {reason}")
         return list(found.items())
 
 
@@ -174,7 +176,11 @@ def _patient(pacs: Pacs, study: str, rows: Sequence[Dataset]) -> str:
 
 def _listed(pacs: Pacs, cache: Cache, row: Dataset) -> _Listed:
     """What the headers of a listed series tell, from the cache where its number of images is known and the same."""
-    study, uid, count = str(row.StudyInstanceUID), str(row.SeriesInstanceUID), _whole(row, "NumberOfSeriesRelatedInstances")
+    study, uid, count = (
+        str(row.StudyInstanceUID),
+        str(row.SeriesInstanceUID),
+        _whole(row, "NumberOfSeriesRelatedInstances"),
+    )
     listed = _Listed(
         uid,
         study,

@@ -98,7 +98,13 @@ class Pacs:
             no_json = isinstance(error, requests.exceptions.JSONDecodeError)
             expected = "expected DICOM, got something else: " if no_json else ""
             raise ObjectError(f"{self.url}: {what} failed: {expected}{error}") from None
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:  # what answers that are no DICOM end in
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OSError,
+        ) as error:  # what answers that are no DICOM end in
             raise ObjectError(f"{self.url}: {what} failed: expected DICOM, got something else: {error}") from None
 
     def _refused(self, what: str, gone: str, error: requests.exceptions.HTTPError) -> ArchiveError:
@@ -146,9 +152,7 @@ class Pacs:
         if series:
             keywords["search_filters"] = {"SeriesInstanceUID": series}
         if study:
-            rows = self._search(
-                "listing series", self._client.search_for_series, study_instance_uid=study, **keywords
-            )
+            rows = self._search("listing series", self._client.search_for_series, study_instance_uid=study, **keywords)
         else:
             try:
                 rows = self._search("listing series", self._client.search_for_series, **keywords)

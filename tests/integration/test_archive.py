@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from maml_app.cases.series import Verdict
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ArchiveError, CaseError, ImageError
+from maml_app.errors import ArchiveError, CaseError
 from maml_app.imaging.check import inspect
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.labels import read_case_label
@@ -79,7 +79,9 @@ def test_any_series_of_a_case_may_be_asked_for(store: DicomWebStore, archive: Ar
             store.resolve(unknown)
 
 
-def test_a_series_that_is_no_volume_is_left_out_of_its_case_and_told(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
+def test_a_series_that_is_no_volume_is_left_out_of_its_case_and_told(
+    archive: Archive, spec: TaskSpec, tmp_path: Path
+) -> None:
     store = opened(archive.url, spec, tmp_path / "cache")
     study, _ = make_study(spec, 10, 0, 24)
     gap = study.series["ct"].pop(3)
