@@ -82,7 +82,7 @@ class MamlApp(MONAILabelApp):
         arguments = (self.source, self.spec, self.registry)
         strategies: dict[str, Strategy] = {name: RankedCase(name, *arguments) for name in STRATEGIES}
         if self.random != "random":
-            said = f"As {self.random}: {STRATEGIES[self.random][1]}"
+            said = f"As {self.random}: {STRATEGIES[self.random].words}"
             strategies["random"] = RankedCase(self.random, *arguments, said)
         return strategies
 

@@ -18,14 +18,18 @@ from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
 
 
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A network at work on a task's cases, in windows of `patch` (X, Y, Z) voxels."""
+
+    network: SegmentationNetwork
+    spec: TaskSpec
+    patch: Sequence[int]
+    device: torch.device
+
+
 def answers(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-    every: bool = True,
+    segmenter: Segmenter, case: Case, prepared: Prepared | None = None, every: bool = True
 ) -> Iterator[tuple[str, Array, Volume]]:
     """For every non-empty subset of the modalities that the case has: its name, the answer on the label's grid, truth.
 
@@ -33,6 +37,7 @@ def answers(
         prepared: the case as `prepare` returned it, where it is at hand.
         every: False for all modalities together only.
     """
+    spec, device = segmenter.spec, segmenter.device
     prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
     present = [name for name in spec.modality_names if name in case.images]
@@ -41,40 +46,26 @@ def answers(
     # several subsets a pass share the experts' features; a few at a time bounds the memory
     for start in range(0, len(names), 8):
         part = slice(start, start + 8)
-        stacked = predict_subsets(network, prepared.images.to(device), presences[part], patch)
+        stacked = predict_subsets(segmenter.network, prepared.images.to(device), presences[part], segmenter.patch)
         for subset, probabilities in zip(names[part], stacked, strict=True):
             yield subset_name(subset), restore_label(probabilities, prepared.grid, truth.grid), truth
 
 
-def score_case(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-) -> CaseDice:
-    """Dice by subset name and scored name; arguments as of `answers`."""
+def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = None) -> CaseDice:
+    """Dice by subset name and scored name; `prepared` as of `answers`."""
     return {
-        subset: dice_scores(label, truth.voxels, spec.scored)
-        for subset, label, truth in answers(network, case, spec, patch, device, prepared)
+        subset: dice_scores(label, truth.voxels, segmenter.spec.scored)
+        for subset, label, truth in answers(segmenter, case, prepared)
     }
 
 
-def evaluate(
-    network: SegmentationNetwork,
-    cases: Sequence[Case],
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    tick: Callable[[str], None] = lambda case_id: None,
-) -> Scores:
+def evaluate(segmenter: Segmenter, cases: Sequence[Case], tick: Callable[[str], None] = lambda case_id: None) -> Scores:
     """Score every case under every subset of the modalities that it has; `tick` is called with each one's id."""
     dice = {}
     for case in cases:
-        dice[case.id] = score_case(network, case, spec, patch, device)
+        dice[case.id] = score_case(segmenter, case)
         tick(case.id)
-    return Scores.of(spec, dice)
+    return Scores.of(segmenter.spec, dice)
 
 
 @dataclass(frozen=True)
@@ -120,19 +111,15 @@ def _mean(found: Sequence[Measures]) -> MeanMeasures:
 
 
 def evaluate_thoroughly(
-    network: SegmentationNetwork,
-    cases: Sequence[Case],
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    tick: Callable[[str], None] = lambda case_id: None,
+    segmenter: Segmenter, cases: Sequence[Case], tick: Callable[[str], None] = lambda case_id: None
 ) -> Details:
     """As `evaluate`, with surfaces, lesions and volumes besides Dice."""
+    spec = segmenter.spec
     details: dict[str, dict[str, dict[str, Measures]]] = {}
     for case in cases:
         details[case.id] = {
             subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
-            for subset, label, truth in answers(network, case, spec, patch, device)
+            for subset, label, truth in answers(segmenter, case)
         }
         tick(case.id)
     dice = {

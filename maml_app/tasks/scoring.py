@@ -47,12 +47,14 @@ class ScoreCases(ScoringMethod):
         except ModelError:
             model = None
 
-        def tick(case_id: str, problem: str) -> None:
-            print(f"{case_id}: {problem or 'scored'}", flush=True)
-
         try:
             cases = self.source.cases()
-            done = score_all(cases, model, self.spec, self.store, tick, Turns(self.registry.turns).wait)
+            turns, done = Turns(self.registry.turns), 0
+            turns.wait()
+            for case_id, problem in score_all(cases, model, self.spec, self.store):
+                print(f"{case_id}: {problem or 'scored'}", flush=True)
+                done += not problem
+                turns.wait()  # before the next one
         except MamlError as error:
             print(f"Scoring failed: {error}", flush=True)
             sys.exit(1)

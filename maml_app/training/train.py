@@ -15,7 +15,7 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import evaluate, score_case
+from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case
 from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
@@ -80,7 +80,7 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         validation = None
         if held_out and rank == 0:
             tick = counted("validate", len(held_out), recipe.report)
-            validation = evaluate(network, held_out, spec, spec.training.patch, recipe.device, tick)
+            validation = evaluate(Segmenter(network, spec, spec.training.patch, recipe.device), held_out, tick)
     on_gpu = recipe.device.type == "cuda"
     notes = {
         "seed": recipe.seed,
@@ -131,13 +131,14 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
 
         kept = [case for case in labelled if case.patient_id not in held]
         result = train(alone, kept, replace(recipe, start=None, weights={}, report=of_fold))
+        segmenter = Segmenter(result.network, spec, spec.training.patch, recipe.device)
         for case in labelled:
             if case.patient_id in held:
-                scored[case.id] = score_case(result.network, case, spec, spec.training.patch, recipe.device)
+                scored[case.id] = score_case(segmenter, case)
     return Scores.of(spec, scored)
 
 
 def _scores(
     network: SegmentationNetwork, cases: Sequence[Case], spec: TaskSpec, device: torch.device
 ) -> Mapping[str, SubsetScore]:
-    return evaluate(network, cases, spec, spec.training.patch, device).subsets
+    return evaluate(Segmenter(network, spec, spec.training.patch, device), cases).subsets

@@ -14,16 +14,13 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from maml_app.disk import write_atomically, write_text
+from maml_app.disk import workspace, write_atomically, write_text
 from maml_app.errors import ModelError
-from maml_app.machine import is_running
 from maml_app.network.checkpoint import Checkpoint, save_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 
@@ -157,24 +154,17 @@ class ModelRegistry:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A folder for the time of a `with` block, on the models' disk; those of processes that were killed go first.
+        """A folder for the time of a `with` block, on the models' disk.
 
         Raises:
             ModelError: the folder cannot be made.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for path in self.root.glob(".work-*"):
-                owner = re.fullmatch(r"\.work-(\d+)-.*", path.name)
-                if owner and not is_running(int(owner[1])):
-                    shutil.rmtree(path, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-", dir=self.root))
-        except OSError as error:
-            raise ModelError(f"{self.root}: expected a folder that can be written to ({error})") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                work = stack.enter_context(workspace(self.root))
+            except OSError as error:
+                raise ModelError(f"{self.root}: expected a folder that can be written to ({error})") from None
             yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def serve(self, version: str) -> None:
         """Serve a stored version from now on; a reader sees the old or the new one, never anything else.
