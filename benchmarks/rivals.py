@@ -24,7 +24,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import write_bytes, write_text
 from maml_app.errors import MamlError, TrainingError
-from maml_app.evaluation.evaluate import evaluate
+from maml_app.evaluation.evaluate import Segmenter, evaluate
 from maml_app.evaluation.figures import inside
 from maml_app.evaluation.scores import Scores, subset_name
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork, build_network
@@ -69,7 +69,9 @@ def run_unit(
     result = train(spec, training, Recipe(seed=seed, devices=(device,), prepared=out_dir / "prepared"))
     minutes = (clock() - began) / 60
     store_model(model, result.network, result.checkpoint)
-    scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)
+    scores = evaluate(
+        Segmenter(result.network, spec, spec.training.patch, device), [case for case in cases if case.id in held]
+    )
     unit = {
         "minutes": round(minutes, 2),
         "gflop": round(arithmetic(spec), 2),
@@ -86,7 +88,7 @@ def by_experts(
     """A unit's cases scored with the mean of the experts' opinions wherever a modality is missing."""
     average = copy.deepcopy(network)
     average.head, average.averaged = AverageHead(len(spec.modalities), spec.network.channels[0], spec.classes), True
-    scores = evaluate(average, cases, spec, spec.training.patch, device).cases
+    scores = evaluate(Segmenter(average, spec, spec.training.patch, device), cases).cases
     full = subset_name(spec.modality_names)
     whole = {case: {full: known[full]} if full in known else {} for case, known in unit["cases"].items()}
     return {**unit, "cases": {case: {**scores[case], **whole[case]} for case in scores}}
@@ -162,7 +164,7 @@ def _picture(spec: TaskSpec, cases: list[Case], held: list[str], out_dir: Path) 
     model = load_model(out_dir / "models" / f"{OURS}-0-0.safetensors", changed(spec, {}), OURS, torch.device("cpu"))
     assert isinstance(model.network, MamlEnsemble)
     case = next(case for case in cases if case.id in held and not case.missing(spec.modality_names))
-    content = inside(model.network, case, spec, spec.training.patch, model.device)
+    content = inside(model.segmenter(spec), case)
     write_bytes(out_dir / "inside.png", content)
 
 

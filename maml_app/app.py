@@ -49,12 +49,13 @@ class MamlApp(MONAILabelApp):
             self.random = self.settings.random or DEFAULT
             if self.random not in STRATEGIES:
                 raise SettingsError(f"--conf random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
+            models = self.settings.models or Path(app_dir) / "model"
+            self.registry = ModelRegistry(models / self.spec.name)
+            self.registry.belongs_to(self.source)
         except MamlError as error:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
             # the server would wrap any exception, SystemExit too, into a traceback; nothing runs yet to clean up
             os._exit(2)
-        models = self.settings.models or Path(app_dir) / "model"
-        self.registry = ModelRegistry(models / self.spec.name)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -82,7 +83,7 @@ class MamlApp(MONAILabelApp):
         arguments = (self.source, self.spec, self.registry)
         strategies: dict[str, Strategy] = {name: RankedCase(name, *arguments) for name in STRATEGIES}
         if self.random != "random":
-            said = f"As {self.random}: {STRATEGIES[self.random][1]}"
+            said = f"As {self.random}: {STRATEGIES[self.random].words}"
             strategies["random"] = RankedCase(self.random, *arguments, said)
         return strategies
 

@@ -31,10 +31,10 @@ class CaseSource(Protocol):
         """What lies among the studies and is part of no case."""
 
     def identity(self, claim: bool = False) -> str:
-        """What tells these studies from others, wherever they are moved to; '' where nothing was kept of them yet.
+        """What tells these studies from others.
 
         Args:
-            claim: give them an identity if they have none.
+            claim: keep an identity with them, if they have none yet, that stays when they are moved.
         """
 
     def case(self, case_id: str) -> Case:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.picture import draw
 from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.worth import COLD, CaseScore, score_opinions
+from maml_app.disk import sweep
 from maml_app.errors import MamlError, StudiesError
 from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.network.window import Opinions, predict_opinions
@@ -54,28 +55,22 @@ def _looks(prepared: Prepared) -> tuple[float, ...]:
 
 
 def score_all(
-    cases: Sequence[Case],
-    model: Model | None,
-    spec: TaskSpec,
-    store: ScoreStore,
-    tick: Callable[[str, str], None] = lambda case_id, problem: None,
-    wait: Callable[[], float] = lambda: 0.0,
-) -> int:
-    """Score what has no score of this version yet; how many were. Stopped at any moment, it goes on where it was.
+    cases: Sequence[Case], model: Model | None, spec: TaskSpec, store: ScoreStore
+) -> Iterator[tuple[str, str]]:
+    """Score what has no score of this version yet; stopped at any moment, it goes on where it was.
 
-    Args:
-        tick: called after each case with its id and what was wrong with it ('' if nothing was).
-        wait: called before each case, to let others go first.
+    Yields each case's id when it is done, and what was wrong with it ('' if nothing was).
+
+    Raises:
+        StudiesError: scores cannot be written.
     """
-    done = 0
+    sweep(store.root / (model.version if model else COLD))
     for case in store.waiting(cases, model.version if model else COLD):
-        wait()
+        problem = ""
         try:
             store.write(*look_at(case, model, spec))
-            done += 1
-            tick(case.id, "")
         except StudiesError:
             raise  # no case after this one can be kept either
         except MamlError as error:
-            tick(case.id, str(error))
-    return done
+            problem = str(error)
+        yield case.id, problem

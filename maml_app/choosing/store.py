@@ -28,7 +28,7 @@ class ScoreStore:
         """All scores of a version, or those of some cases, by case id; a damaged file counts as not there."""
         found = {}
         folder = self.root / version
-        for path in folder.glob("*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
+        for path in folder.glob("[!.]*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 content |= {name: tuple(content.get(name, ())) for name in ("present", "features", "left_out")}

@@ -51,7 +51,7 @@ def evaluate(
         raise CaseError(f"{studies}: expected cases with a label to score against, got none")
     other = _other(against, spec) if against else None
     loaded = load_model(model, spec, model.name, pick_device(device))
-    checkpoint = loaded.checkpoint
+    checkpoint, segmenter = loaded.checkpoint, loaded.segmenter(spec)
     seen = sorted(set(checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:
         out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
@@ -62,7 +62,7 @@ def evaluate(
         tell_unused(case_id, reason)
 
     with progress_bar("scoring", len(labelled)) as tick:
-        details = evaluate_thoroughly(loaded.network, labelled, spec, checkpoint.patch, loaded.device, tick, skip)
+        details = evaluate_thoroughly(segmenter, labelled, tick, skip)
     scores = details.scores
     if not scores.cases:
         raise CaseError(f"{studies}: no labelled case can be scored: {'; '.join(refused.values())}")
@@ -73,7 +73,7 @@ def evaluate(
     figures = {"Mean Dice by subset of modalities": bars(scores), "Dice of the cases": boxes(scores)}
     for case in labelled:
         if case.id in worst(scores):
-            picture = panel(loaded.network, case, spec, checkpoint.patch, loaded.device)
+            picture = panel(segmenter, case)
             figures[f"{case.id}, among the lowest Dice: truth green, answer red"] = picture
     texts = {
         "report.json": json.dumps(report.as_dict(), indent=1),

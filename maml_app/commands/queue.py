@@ -28,7 +28,7 @@ def queue(
     workers: Annotated[int, typer.Option(min=0, help="on Ray, at most so many; 0: as many as there are")] = 0,
 ) -> None:
     """Print the cases that wait for a label, best first, each with its score and the reason."""
-    from maml_app.choosing.cluster import score_on_cluster
+    from maml_app.choosing.cluster import Cluster, score_on_cluster
     from maml_app.choosing.look import score_all
     from maml_app.choosing.store import ScoreStore
     from maml_app.choosing.strategies import STRATEGIES, Pool, rank
@@ -40,6 +40,7 @@ def queue(
         raise MamlError(f"--strategy: expected one of {list(STRATEGIES)}, got {strategy!r}")
     spec, source = open_task(studies, task)
     registry = ModelRegistry(models / spec.name)
+    registry.belongs_to(source, claim=score or bool(ray))
     store = ScoreStore(registry.scores)
     cases = source.cases()
     if score or ray:
@@ -49,17 +50,15 @@ def queue(
             out.print(f"{error}; scoring by what the images look like", soft_wrap=True)
             model = None
         version = model.version if model else COLD
+        if ray:
+            scoring = score_on_cluster(cases, version, spec, registry, Cluster(ray, workers))
+        else:
+            scoring = score_all(cases, model, spec, store)
         with progress_bar("scoring", len(store.waiting(cases, version))) as advance:
-
-            def tick(case_id: str, problem: str) -> None:
+            for case_id, problem in scoring:
                 advance(case_id)
                 if problem:
                     out.print(f"{case_id}: {problem}", soft_wrap=True)
-
-            if ray:
-                score_on_cluster(cases, version, spec, registry, ray, workers, tick)
-            else:
-                score_all(cases, model, spec, store, tick)
     waiting = [case for case in cases if case.label is None]
     labelled = [case for case in cases if case.label is not None]
     scores = store.best(registry.history(), [case.id for case in waiting])

@@ -38,7 +38,7 @@ def simulate(
     lets the strategy choose. Several processes with seeds of their own may share one folder.
     """
     from maml_app.choosing.curves import curves_markdown, draw_curves, summarise_curves
-    from maml_app.choosing.simulate import Plan, Simulation
+    from maml_app.choosing.simulate import Schedule, Simulation
     from maml_app.choosing.simulate import simulate as play
     from maml_app.disk import write_text
     from maml_app.imaging.check import usable
@@ -48,7 +48,7 @@ def simulate(
     spec, source = open_task(studies, task)
     if steps:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"steps": steps})})
-    plan = Plan(
+    schedule = Schedule(
         tuple(strategies.replace(",", " ").split()),
         start=start,
         rounds=rounds,
@@ -64,11 +64,11 @@ def simulate(
     held = [case for case in labelled if case.id in wanted]
     chosen = [case for case in labelled if case.id not in wanted]
     simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
-    curves = play(simulation, plan, lambda text: out.print(text, soft_wrap=True))
+    curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))
     summary = summarise_curves(curves)
     seen = f"{len(chosen)} cases to choose from, {len(held)} to test, {spec.training.steps} steps a round"
-    head = f"{spec.title}: {seen}, from new weights each time; {len(plan.seeds)} seeds; {simulation.device}."
-    report = {"plan": asdict(plan), "test": sorted(wanted), "task": spec.model_dump(mode="json")}
+    head = f"{spec.title}: {seen}, from new weights each time; {len(schedule.seeds)} seeds; {simulation.device}."
+    report = {"plan": asdict(schedule), "test": sorted(wanted), "task": spec.model_dump(mode="json")}
     texts = {
         "report.json": json.dumps({**report, "summary": summary, "curves": curves}, indent=1),
         "report.md": curves_markdown(curves, summary, head),

@@ -23,14 +23,18 @@ from maml_app.network.window import predict_subsets
 Skip = Callable[[str, str], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A network at work on a task's cases, in windows of `patch` (X, Y, Z) voxels."""
+
+    network: SegmentationNetwork
+    spec: TaskSpec
+    patch: Sequence[int]
+    device: torch.device
+
+
 def answers(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-    every: bool = True,
+    segmenter: Segmenter, case: Case, prepared: Prepared | None = None, every: bool = True
 ) -> Iterator[tuple[str, Array, Volume]]:
     """For every non-empty subset of the modalities that the case has: its name, the answer on the label's grid, truth.
 
@@ -38,6 +42,7 @@ def answers(
         prepared: the case as `prepare` returned it, where it is at hand.
         every: False for all modalities together only.
     """
+    spec, device = segmenter.spec, segmenter.device
     prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
     names = list(subsets(prepared.used)) if every else [prepared.used]
@@ -45,32 +50,22 @@ def answers(
     # several subsets a pass share the experts' features; a few at a time bounds the memory
     for start in range(0, len(names), 8):
         part = slice(start, start + 8)
-        stacked = predict_subsets(network, prepared.images.to(device), presences[part], patch)
+        stacked = predict_subsets(segmenter.network, prepared.images.to(device), presences[part], segmenter.patch)
         for subset, probabilities in zip(names[part], stacked, strict=True):
             yield subset_name(subset), restore_label(probabilities, prepared.grid, truth.grid), truth
 
 
-def score_case(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-) -> CaseDice:
-    """Dice by subset name and scored name; arguments as of `answers`."""
+def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = None) -> CaseDice:
+    """Dice by subset name and scored name; `prepared` as of `answers`."""
     return {
-        subset: dice_scores(label, truth.voxels, spec.scored)
-        for subset, label, truth in answers(network, case, spec, patch, device, prepared)
+        subset: dice_scores(label, truth.voxels, segmenter.spec.scored)
+        for subset, label, truth in answers(segmenter, case, prepared)
     }
 
 
 def evaluate(
-    network: SegmentationNetwork,
+    segmenter: Segmenter,
     cases: Sequence[Case],
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
     tick: Callable[[str], None] = lambda case_id: None,
     skip: Skip | None = None,
 ) -> Scores:
@@ -85,9 +80,9 @@ def evaluate(
     dice = {}
     for case in cases:
         with skipping(case, skip):
-            dice[case.id] = score_case(network, case, spec, patch, device)
+            dice[case.id] = score_case(segmenter, case)
         tick(case.id)
-    return Scores.of(spec, dice)
+    return Scores.of(segmenter.spec, dice)
 
 
 @contextmanager
@@ -144,21 +139,19 @@ def _mean(found: Sequence[Measures]) -> MeanMeasures:
 
 
 def evaluate_thoroughly(
-    network: SegmentationNetwork,
+    segmenter: Segmenter,
     cases: Sequence[Case],
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
     tick: Callable[[str], None] = lambda case_id: None,
     skip: Skip | None = None,
 ) -> Details:
     """As `evaluate`, with surfaces, lesions and volumes besides Dice."""
+    spec = segmenter.spec
     details: dict[str, dict[str, dict[str, Measures]]] = {}
     for case in cases:
         with skipping(case, skip):
             details[case.id] = {
                 subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
-                for subset, label, truth in answers(network, case, spec, patch, device)
+                for subset, label, truth in answers(segmenter, case)
             }
         tick(case.id)
     dice = {

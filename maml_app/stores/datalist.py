@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from maml_app.cases.case import check_id
 from maml_app.cases.matching import match, modality_called, stem
 from maml_app.cases.patients import patient_of
 from maml_app.cases.spec import TaskSpec
@@ -17,7 +18,7 @@ def read_datalist(path: Path, gathering: Gathering) -> None:
     """Find the cases; `image` is one path, a list in the task's order, or a mapping modality -> path.
 
     Raises:
-        StudiesError: the file holds no entries.
+        StudiesError: the file holds no entries, or none that can be used.
     """
     content = read_json(path)
     sections = content if isinstance(content, dict) else {"": content}
@@ -29,11 +30,15 @@ def read_datalist(path: Path, gathering: Gathering) -> None:
     ]
     if not entries:
         raise StudiesError(f'{path}: expected a datalist, {{"training": [{{"image": …, "label": …}}]}}, got no entries')
+    reasons = []
     for where, entry in entries:
         try:
             _add(entry, path, gathering)
         except CaseError as error:
             gathering.skip(where, str(error))
+            reasons.append(f"{where}: {error}")
+    if not gathering.found:
+        raise StudiesError("\n".join([f"{path}: no entry can be used", *reasons]))
 
 
 def _add(entry: Any, path: Path, gathering: Gathering) -> None:
@@ -42,6 +47,7 @@ def _add(entry: Any, path: Path, gathering: Gathering) -> None:
         raise CaseError(f'expected {{"image": …, "label": …}}, got {entry!r:.80}')
     named = _named_images(entry, spec)
     case_id = str(entry.get("id") or _name(next(iter(named.values())), len(named), spec))
+    check_id(case_id)
     if case_id in gathering.found:
         raise CaseError(f'expected one entry for case {case_id!r}, got a second; give each an "id"')
     patient = entry.get("patient") or entry.get("subject") or patient_of([case_id], spec.patient, case_id)

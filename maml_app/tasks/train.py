@@ -68,6 +68,7 @@ class TrainEnsemble(TrainTask):
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         step_back(self.memory_gb)
         try:
+            self.registry.belongs_to(self.source, claim=True)
             self._run = Run(self.registry.runs)
             warm = str(request.get("warm_start", True)).lower() != "false"
             spec, recipe = self._overridden(request), self._recipe(request)

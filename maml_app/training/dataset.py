@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,12 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import sweep, workspace
 from maml_app.errors import CaseError, TrainingError
 from maml_app.imaging.augment import MARGIN, apply, draw
 from maml_app.imaging.labels import prepare_label, stated_label
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array
-from maml_app.machine import is_running
 
 FORMAT = "prepared 2"  # to be changed with the preprocessing: what was prepared otherwise is not used again
 LEFT_OUT = "left_out.json"
@@ -66,10 +64,7 @@ def build_samples(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".part-*"):  # of processes that were killed
-            owner = re.match(r"\.part-(\d+)-", path.name)
-            if owner and not is_running(int(owner[1])):
-                shutil.rmtree(path, ignore_errors=True)
+        sweep(folder)
         built = {}
         for case in cases:
             tick(case.id)
@@ -143,20 +138,18 @@ def _build(case: Case, spec: TaskSpec, target: Path) -> None:
         found = np.argwhere(label == value)
         if len(found):
             places[f"{value:03d}"] = rng.permutation(found)[:SEEDS_PER_LABEL]
-    part = Path(tempfile.mkdtemp(prefix=f".part-{os.getpid()}-", dir=target.parent))
-    try:
+    with workspace(target.parent) as work:
+        part = work / "case"
+        part.mkdir()
         np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
         np.save(part / "label.npy", label)
         (part / LEFT_OUT).write_text(json.dumps(dict(prepared.left_out)), encoding="utf-8")
         np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)  # type: ignore[arg-type]
-        part.rename(target)
-    except FileExistsError:
-        pass  # prepared by another process meanwhile
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():  # else prepared by another process meanwhile
+                raise
 
 
 def _drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
@@ -233,15 +226,7 @@ class PatchSource:
         start = np.where(shape > size, np.clip(centre - size // 2, 0, np.maximum(shape - size, 0)), (shape - size) // 2)
         images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size, fill=0)
         training = self.spec.training
-        chosen = draw(
-            rng,
-            len(images),
-            training.flips,
-            self.spec.preprocess.spacing_mm,
-            training.augment.misalignment_mm,
-            training.augment.elastic_mm,
-            training.augment.low_resolution,
-        )
+        chosen = draw(rng, len(images), training.flips, self.spec.preprocess.spacing_mm, training.augment)
         return apply(
             torch.from_numpy(images.astype(np.float32)),
             torch.from_numpy(label[0].astype(np.int64)),

@@ -16,7 +16,7 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import evaluate, score_case, skipping
+from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case, skipping
 from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
@@ -137,7 +137,8 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         validation = None
         if held_out and rank == 0:
             tick = counted("validate", len(held_out), recipe.report)
-            validation = evaluate(network, held_out, spec, spec.training.patch, recipe.device, tick, sorting.skip)
+            segmenter = Segmenter(network, spec, spec.training.patch, recipe.device)
+            validation = evaluate(segmenter, held_out, tick, sorting.skip)
             validation = validation if validation.cases else None
     validated = validation.cases if validation else {}
     on_gpu = recipe.device.type == "cuda"
@@ -194,10 +195,11 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
 
         kept = [case for case in labelled if case.patient_id not in held]
         result = train(alone, kept, replace(recipe, start=None, weights={}, report=of_fold))
+        segmenter = Segmenter(result.network, spec, spec.training.patch, recipe.device)
         for case in labelled:
             if case.patient_id in held:
                 with skipping(case, sorting.skip):
-                    scored[case.id] = score_case(result.network, case, spec, spec.training.patch, recipe.device)
+                    scored[case.id] = score_case(segmenter, case)
     return Scores.of(spec, scored)
 
 
@@ -205,4 +207,5 @@ def _scores(
     network: SegmentationNetwork, cases: Sequence[Case], spec: TaskSpec, device: torch.device
 ) -> Mapping[str, SubsetScore]:
     # what cannot be used is told at the end
-    return evaluate(network, cases, spec, spec.training.patch, device, skip=lambda case_id, reason: None).subsets
+    segmenter = Segmenter(network, spec, spec.training.patch, device)
+    return evaluate(segmenter, cases, skip=lambda case_id, reason: None).subsets

@@ -13,6 +13,7 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError, SettingsError
+from maml_app.evaluation.evaluate import Segmenter
 from maml_app.evaluation.uncertainty import foreground_entropy
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
@@ -34,6 +35,10 @@ class Model:
     network: SegmentationNetwork
     checkpoint: Checkpoint
     device: torch.device
+
+    def segmenter(self, spec: TaskSpec) -> Segmenter:
+        """The model at work on a task's cases."""
+        return Segmenter(self.network, spec, self.checkpoint.patch, self.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,7 +124,7 @@ class Retraining:
         if champion is None:
             return None, []
         held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
-        before = evaluate(champion.network, held_out, self.spec, champion.checkpoint.patch, champion.device)
+        before = evaluate(champion.segmenter(self.spec), held_out)
         forgot = forgotten(result.validation, before, champion.checkpoint.notes.get("validated_on", {}))
         for line in forgot[:3]:
             self.say(f"ALARM, forgotten since {champion.version}: {line}")

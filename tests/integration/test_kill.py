@@ -68,4 +68,4 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
         pass  # what the next training does first
     build_samples([], spec, registry.prepared)
     assert {path.name for path in registry.root.iterdir()} == {"served", "prepared", *registry.versions()}
-    assert not list(registry.prepared.glob(".part-*"))
+    assert not list(registry.prepared.glob(".*"))

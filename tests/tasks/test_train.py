@@ -124,7 +124,9 @@ def test_a_case_that_was_forgotten_raises_an_alarm_even_if_the_gate_lets_it_pass
         if case.label and case.id != "phantom_003":
             label = read_label(case.label.path)
             empty = store.studies.parent / "empty.nii.gz"
-            write_label(empty, np.zeros_like(label.voxels), label.affine)
+            voxels = np.zeros_like(label.voxels)
+            voxels[0, 0, 0] = 1  # labels that are all empty are refused
+            write_label(empty, voxels, label.affine)
             store.save_label(case.id, empty, "final", {})
     capsys.readouterr()
     result = trainer({"steps": 100}, datastore)

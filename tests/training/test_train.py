@@ -7,7 +7,7 @@ import torch
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import evaluate
+from maml_app.evaluation.evaluate import Segmenter, evaluate
 from maml_app.stores.folder import FolderStore
 from maml_app.training.progress import Progress
 from maml_app.training.recipe import Recipe
@@ -42,8 +42,8 @@ def test_training_on_few_cases_learns_them(store: FolderStore, spec: TaskSpec) -
     cases = [case for case in store.cases() if case.label]
     start = train(spec, cases, ON_CPU).network
     trained = train(longer, cases, ON_CPU)
-    before = evaluate(start, cases, spec, spec.training.patch, CPU)
-    after = evaluate(trained.network, cases, spec, spec.training.patch, CPU)
+    before = evaluate(Segmenter(start, spec, spec.training.patch, CPU), cases)
+    after = evaluate(Segmenter(trained.network, spec, spec.training.patch, CPU), cases)
     full = "ct+pet+mr_t1"
     assert (after.subsets[full].dice["organ"] or 0) > 0.75
     assert (after.subsets[full].mean or 0) > (before.subsets[full].mean or 0) + 0.2
@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_stops_training(store: FolderStore, spec: TaskS
 
 def test_evaluation_has_every_subset_with_its_cases(store: FolderStore, spec: TaskSpec) -> None:
     cases = [case for case in store.cases() if case.label]
-    report = evaluate(train(spec, cases, ON_CPU).network, cases, spec, spec.training.patch, CPU)
+    report = evaluate(Segmenter(train(spec, cases, ON_CPU).network, spec, spec.training.patch, CPU), cases)
     assert len(report.subsets) == 7
     assert {name: row.cases for name, row in report.subsets.items()} == {
         "ct": 3, "pet": 4, "mr_t1": 4, "ct+pet": 3, "ct+mr_t1": 3, "pet+mr_t1": 4, "ct+pet+mr_t1": 3,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -68,18 +67,6 @@ def test_a_stored_version_waits_until_it_is_promoted_and_rollback_goes_back(tmp_
     with pytest.raises(ModelError, match=r"expected a version of \['v0001', 'v0002'\], got 'v0009'"):
         registry.serve("v0009")
     assert registry.publish(network(2), CHECKPOINT, {}) == "v0003"
-
-
-def test_what_a_killed_process_left_is_cleared_and_a_running_ones_is_not(tmp_path: Path) -> None:
-    registry = ModelRegistry(tmp_path)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    (tmp_path / f".work-{ended.pid}-x").mkdir()
-    (tmp_path / f".work-{os.getppid()}-y").mkdir()
-    with registry.workspace() as work:
-        assert work.is_dir()
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([work.name, f".work-{os.getppid()}-y"])
-    assert [path.name for path in tmp_path.iterdir()] == [f".work-{os.getppid()}-y"]
 
 
 def test_a_pointer_to_nothing_or_a_stray_folder_is_not_served(tmp_path: Path) -> None:
