@@ -36,7 +36,7 @@ def print_series(store: DicomWebStore) -> None:
         if not one.series:
             out.print(f"{'':>20}no series is one of {', '.join(store.spec.modality_names)}: no case")
     file = store.cache.folder / "assign.json"
-    out.print(f"\nTo set a series by hand, write {file}: {{SERIES, or SERIES#PART: modality or null}}\n", soft_wrap=True)
+    out.print(f"\nTo set a series by hand, write {file}: {{SERIES or SERIES#PART: modality or null}}\n", soft_wrap=True)
 
 
 def _segs(one: Examination, store: DicomWebStore) -> list[str]:

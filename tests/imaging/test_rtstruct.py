@@ -165,7 +165,12 @@ def pieces(spec: TaskSpec, names: dict[str, str], *files: Dataset) -> list[Piece
 
 
 def test_regions_of_a_label_are_united_and_the_later_label_wins(spec: TaskSpec) -> None:
-    regions = {"GTV_1": [(HOLE, 2)], "GTV_2": [(HOLE, 4)], "organ": [(BOX, 2)], "Couch": [(BOX, 1)]}
+    regions: dict[str, list[tuple[Points, float]]] = {
+        "GTV_1": [(HOLE, 2)],
+        "GTV_2": [(HOLE, 4)],
+        "organ": [(BOX, 2)],
+        "Couch": [(BOX, 1)],
+    }
     label, notes = label_map(pieces(spec, {"gtv*": "lesion"}, structure_set(GRID, regions)), GRID, spec)
     expected = box(2).astype(np.uint8)
     expected[5:7, 3:5, 2] = expected[5:7, 3:5, 4] = 2
