@@ -21,24 +21,24 @@ from maml_app.imaging.planes import Slice, Stack, attribute, crowded, places_mm,
 
 ALIKE = 1e-3  # orientations whose cosines agree this far are one
 # what tells volumes apart that lie at the same places, in the order in which it is asked; multi-frame images have
-# names of their own for some (PS3.3 C.7.6.16 and C.8.13.5)
+# names of their own for some, which go first (PS3.3 C.7.6.16 and C.8.13.5)
 TELLS: dict[str, tuple[str, ...]] = {
-    "EchoTime": ("EchoTime", "EffectiveEchoTime"),
+    "EchoTime": ("EffectiveEchoTime", "EchoTime"),
     "DiffusionBValue": ("DiffusionBValue",),
-    "TemporalPosition": ("TemporalPositionIdentifier", "TemporalPositionIndex"),
-    "InversionTime": ("InversionTime", "InversionTimes"),
+    "TemporalPosition": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
+    "InversionTime": ("InversionTimes", "InversionTime"),
     "FlipAngle": ("FlipAngle",),
     "KVP": ("KVP",),
     "ConvolutionKernel": ("ConvolutionKernel",),
     "SliceThickness": ("SliceThickness",),
-    "AcquisitionNumber": ("AcquisitionNumber", "FrameAcquisitionNumber"),
+    "AcquisitionNumber": ("FrameAcquisitionNumber", "AcquisitionNumber"),
     "ContrastBolusAgent": ("ContrastBolusAgent",),
     "ImageType": ("FrameType", "ImageType"),
     "ComplexImageComponent": ("ComplexImageComponent",),
     "StackID": ("StackID",),
     "TriggerTime": ("TriggerTime", "NominalPercentageOfCardiacPhase"),
     "FrameReferenceTime": ("FrameReferenceTime",),
-    "AcquisitionTime": ("AcquisitionDateTime", "FrameAcquisitionDateTime", "AcquisitionTime"),
+    "AcquisitionTime": ("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
     "DiffusionGradientOrientation": ("DiffusionGradientOrientation",),
     "ContentTime": ("ContentTime",),
 }
@@ -137,6 +137,8 @@ def sort_out(images: Sequence[Dataset]) -> Sorted:
         differs = ", ".join(f"{name} {value}" for name, value in alone[0].tells)
         notes.append(_left_out(len(alone), f"that differs from the others ({differs})"))
         shapes = [one for one in shapes if len(one.slices) > 1]
+        if len(shapes) == 1:
+            shapes = [Part(shapes[0].slices)]
     parts = [part for shape in shapes for part in _divided(shape, images, [])]
     return Sorted(tuple(sorted(parts, key=lambda one: (-len(one.slices), one.key))), tuple(notes))
 
@@ -281,6 +283,6 @@ def _with_repeats(part: Part, together: Sequence[Sequence[int]], images: Sequenc
     for name in TELLS:
         values = [told(images[slice_.image], slice_.frame, name) for slice_ in (one, two)]
         if values[0] != values[1]:
-            problem = f"{where}: {name} {_plain(values[0])} and {_plain(values[1])}; delete one of them"
+            problem = f"{where}: {name} {' and '.join(sorted(map(_plain, values)))}; delete one of them"
             return Part(slices, part.tells, tuple(repeats), problem)
     return Part(slices, part.tells, tuple(repeats))
