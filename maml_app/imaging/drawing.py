@@ -68,6 +68,7 @@ class DrawnSegments:
         self.origin = Origin("SEG", str(seg.SOPInstanceUID), made, frame, series, frozenset(_sources(seg)))
         self._segments: dict[str, list[Dataset]] = {}
         for segment in seg.get("SegmentSequence") or []:
+            int(segment.SegmentNumber)  # without one it cannot be found again
             self._segments.setdefault(segment_name(segment), []).append(segment)
 
     @property

@@ -36,6 +36,8 @@ def factor(elapsed_s: float) -> float:
 
 HOUR = 3600.0
 START = "RadiopharmaceuticalStartDateTime"
+AT_ELEVEN: list[dict[str, object]] = [{"AcquisitionTime": "1100"}] * 3
+NEXT_DAY: list[dict[str, object]] = [{"AcquisitionDate": "20240103", "AcquisitionTime": "001000"}] * 3
 TIMES: list[tuple[str, list[dict[str, object]], float]] = [
     ("as it is", [{}], HOUR),
     ("series time rewritten", [{"SeriesTime": "130000"}], HOUR),
@@ -48,7 +50,7 @@ TIMES: list[tuple[str, list[dict[str, object]], float]] = [
     ("two beds", [{}, {"AcquisitionTime": "112000"}, {"AcquisitionTime": "114000"}, {}], HOUR),
     (
         "the earliest bed is not the first",
-        [{"SeriesTime": "1300", "AcquisitionTime": "1120"}, *[{"AcquisitionTime": "1100"}] * 3],
+        [{"SeriesTime": "1300", "AcquisitionTime": "1120"}, *AT_ELEVEN],
         HOUR,
     ),
     ("series begins before the first bed", [{"AcquisitionTime": "110500"}], HOUR),
@@ -68,7 +70,7 @@ TIMES: list[tuple[str, list[dict[str, object]], float]] = [
         "beds on both sides of midnight",
         [
             {"SeriesTime": "235000", "RadiopharmaceuticalStartTime": "225000", "AcquisitionTime": "235000"},
-            *[{"AcquisitionDate": "20240103", "AcquisitionTime": "001000"}] * 3,
+            *NEXT_DAY,
         ],
         HOUR,
     ),
