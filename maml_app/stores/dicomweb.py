@@ -107,7 +107,13 @@ class DicomWebStore:
         return [self.case_of(one) for one in self.examinations() if one.series]
 
     def unused(self) -> list[Unused]:
-        return []  # `check` prints every series, and why it is used or not
+        """Studies that are no case because a series that would make them one cannot be used."""
+        return [
+            Unused(f"study {one.study}", reason)
+            for one in self.examinations()
+            if not one.series
+            for reason in (*one.left_out.values(), *one.hints)
+        ]
 
     def identity(self, claim: bool = False) -> str:
         return archive_identity(self.pacs.url)

@@ -286,9 +286,10 @@
     await show();
   }
 
-  function contents({ modalities, missing, labelled }) {
+  function contents({ modalities, missing, labelled, told }) {
     const absent = missing.length ? `missing: ${missing.join(', ')}` : 'none missing';
-    return `Used: ${modalities.join(', ')}; ${absent}. ${labelled ? 'Labelled.' : 'No label yet.'}`;
+    const used = `Used: ${modalities.join(', ')}; ${absent}. ${labelled ? 'Labelled.' : 'No label yet.'}`;
+    return [used, ...told].join('\n');
   }
 
   /** A study may open on a localizer: show the case's reference series instead, once. */
