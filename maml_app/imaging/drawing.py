@@ -134,7 +134,9 @@ def newest(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
     Raises:
         LabelError: the newest cannot be told; the message names both.
     """
-    kept, notes = [], []
+    kept: list[Piece] = []
+    notes: list[str] = []
+    outdated: set[str] = set()
     for region in dict.fromkeys(piece.region.strip().casefold() for piece in pieces):
         same = sorted(
             (piece for piece in pieces if piece.region.strip().casefold() == region),
@@ -149,7 +151,15 @@ def newest(pieces: Sequence[Piece]) -> tuple[list[Piece], list[str]]:
                 "leave one of them away"
             )
         kept += [piece for piece in same if piece.drawing.origin.instance == last.drawing.origin.instance]
-        notes += [f"{piece.name} is older and not taken" for piece in older if piece not in kept]
+        passed = [piece for piece in older if piece not in kept]
+        notes += [f"{piece.name} is older and not taken" for piece in passed]
+        outdated |= {piece.drawing.origin.instance for piece in passed}
+    # whoever drew the newer object may have left a region away on purpose
+    notes += [
+        f"{piece.name} is taken from an object that others replace in part"
+        for piece in kept
+        if piece.drawing.origin.instance in outdated
+    ]
     return kept, notes
 
 

@@ -45,7 +45,7 @@ TELLS: dict[str, tuple[str, ...]] = {
 # these tell volumes apart also where their slices lie between each other
 INTERLACED = (
     *("EchoTime", "DiffusionBValue", "TemporalPosition", "InversionTime", "KVP", "ConvolutionKernel"),
-    *("AcquisitionNumber", "ContrastBolusAgent", "StackID"),
+    *("AcquisitionNumber", "ContrastBolusAgent", "StackID", "AcquisitionTime"),
 )
 
 
@@ -257,7 +257,7 @@ def _between(part: Part, values: Sequence[str], name: str, images: Sequence[Data
     if runs == len(set(values)):
         return False
     first = images[part.slices[0].image]
-    if name == "AcquisitionNumber" and first.get("Modality") == "MR":
+    if name in ("AcquisitionNumber", "AcquisitionTime") and first.get("Modality") == "MR":
         # two passes over every second slice make one volume where slices are as thick as they lie apart
         steps = np.diff(places_mm(part.slices)[order])
         try:

@@ -53,6 +53,7 @@ class Examination:
         """What a person should look at, though the case can be used: ties, images left out, series replaced."""
         notes = [verdict.note for verdict in self.verdicts if verdict.note]
         for name, one in self.series.items():
+            notes += [f"{name} is one of several volumes of series {one.uid}: {one.part}"] if one.part else []
             notes += [f"{name}, {one.name}: {note}" for note in one.notes]
         for modality, reasons in self._refused():
             if modality in self.series:

@@ -17,6 +17,7 @@ from maml_app.errors import LabelError, MamlError, ObjectError, StudiesError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.drawing import Drawing, DrawnSegments, Piece, label_map, newest, wanted
 from maml_app.imaging.files import write_label
+from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import Stack
 from maml_app.imaging.rtstruct import StructureSet
 from maml_app.imaging.seg_info import seg_info
@@ -53,7 +54,8 @@ def _in_folder(folder: Path) -> tuple[list[Drawing], list[Imported]]:
     failed: list[Imported] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            drawing = _drawing(pydicom.dcmread(path))
+            with lenient():
+                drawing = _drawing(pydicom.dcmread(path))
         except InvalidDicomError:
             continue  # folders of DICOM hold other files too
         except (OSError, EOFError, MamlError, ValueError, TypeError, AttributeError, KeyError) as error:

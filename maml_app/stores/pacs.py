@@ -22,7 +22,7 @@ PAGE = 1000
 TIMEOUT_S = (10, 300)  # to connect, and between two bytes of an answer
 BUSY = (429, 503)  # too many requests; not ready, as when it restarts
 TRIES, LONGEST_WAIT_S = 5, 10.0  # asked again so often, after so many seconds at most
-NOT_OFFERED = (400, 404, 405, 501)  # how servers say that they know no search over all studies' series
+BEYOND = (404, 416)  # how some servers say that a page lies beyond the last row
 FIELDS = ["PatientID", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
 FIELDS += ["SeriesNumber", "NumberOfSeriesRelatedInstances"]
 ANY_SYNTAX = (("application/dicom", "*"),)  # as stored: nothing is decoded and encoded again on the way
@@ -134,7 +134,12 @@ class Pacs:
         offset = 0
         with self._asking(what):
             while True:
-                page = search(offset=offset, limit=PAGE, **keywords) or []
+                try:
+                    page = search(offset=offset, limit=PAGE, **keywords) or []
+                except requests.exceptions.HTTPError as error:
+                    if offset and error.response is not None and error.response.status_code in BEYOND:
+                        return found
+                    raise
                 offset += len(page)
                 rows = [(_identity(row), row) for row in (_dataset(one) for one in page)]
                 new = [(identity, row) for identity, row in rows if identity not in seen]

@@ -108,7 +108,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("charset", "name"), NAMES)
 def test_names_are_repeated_as_they_read(spec: TaskSpec, charset: object, name: str) -> None:
-    series = []
+    series: list[Dataset] = []
     for image in images(spec):
         image.SpecificCharacterSet, image.PatientName = charset, name
         buffer = io.BytesIO()

@@ -192,7 +192,10 @@ def test_of_one_region_in_two_objects_the_newest_is_taken(spec: TaskSpec) -> Non
     new.StructureSetDate = "20240301"
     kept, notes = newest(pieces(spec, {}, new, old))
     assert [(one.region, one.drawing.origin.instance) for one in kept] == [("ORGAN", "1.2"), ("lesion", "1.1")]
-    assert notes == ["'organ' of RTSTRUCT 1.1 is older and not taken"]
+    assert notes == [
+        "'organ' of RTSTRUCT 1.1 is older and not taken",
+        "'lesion' of RTSTRUCT 1.1 is taken from an object that others replace in part",
+    ]
     same = copy.deepcopy(new)
     same.SOPInstanceUID = "1.3"
     with pytest.raises(

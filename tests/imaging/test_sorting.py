@@ -97,6 +97,12 @@ SEVERAL: list[tuple[str, str, Change, list[str]]] = [
         ["AcquisitionNumber:3", "AcquisitionNumber:4"],
     ),
     (
+        "interlaced, told by the clock alone",
+        "ct",
+        lambda s: [*tell(s, AcquisitionTime="110000"), *again(s, 0.5, AcquisitionTime="110130")],
+        ["AcquisitionTime:110000", "AcquisitionTime:110130"],
+    ),
+    (
         "two acquisitions at the same places",
         "ct",
         lambda s: [*tell(s, AcquisitionNumber=1), *again(s, AcquisitionNumber=2)],
@@ -180,6 +186,11 @@ ONE: list[tuple[str, str, Change]] = [
         "every second slice first",
         "mr_t1",
         lambda s: [tell([one], AcquisitionNumber=n % 2)[0] for n, one in enumerate(s)],
+    ),
+    (
+        "every second slice first, by the clock",
+        "mr_t1",
+        lambda s: [tell([one], AcquisitionTime=f"11000{n % 2}")[0] for n, one in enumerate(s)],
     ),
     ("a time a slice", "mr_t1", lambda s: [tell([one], AcquisitionTime=f"11000{n}")[0] for n, one in enumerate(s)]),
     (

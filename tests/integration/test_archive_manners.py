@@ -41,6 +41,15 @@ def ignores_paging(asked: Asked, onward: Onward) -> Answer:
     return onward(asked)
 
 
+def none_beyond(asked: Asked, onward: Onward) -> Answer:
+    """No answer for a page beyond the last row, and two rows a page."""
+    if asked.is_list:
+        asked.query["limit"] = "2"
+    answer = onward(asked)
+    beyond = asked.is_list and not answer.rows() and asked.query.get("offset", "0") != "0"
+    return Answer(404, b"nothing found") if beyond else answer
+
+
 def no_series_of_all(asked: Asked, onward: Onward) -> Answer:
     """No search over the series of all studies."""
     return Answer(404, b"not here") if asked.path == "/series" else onward(asked)
@@ -79,6 +88,7 @@ def busy(status: int, after: str) -> Manner:
 MANNERS = {
     "plain": plain,
     "capped": capped,
+    "404 beyond the last row": none_beyond,
     "ignores paging": ignores_paging,
     "no /series": no_series_of_all,
     "/series not implemented": series_not_implemented,
