@@ -78,7 +78,7 @@ def _identity(header: Dataset) -> dict[str, object]:
     result |= {keyword: text(_value(header, keyword), longest) for keyword, longest in TEXTS.items()}
     result |= {keyword: person_name(_value(header, keyword)) for keyword in NAMES}
     for keyword, pattern in PATTERNS.items():
-        plain = text(_value(header, keyword), 64).replace(":", "")
+        plain = text(_value(header, keyword), 64).replace(":", "").upper()
         plain = plain.replace(".", "").replace("-", "") if keyword.endswith("Date") else plain
         result[keyword] = plain if re.fullmatch(pattern, plain) and _is_day(keyword, plain) else ""
     result["Modality"] = text(_value(header, "Modality"), 16)

@@ -14,7 +14,8 @@ from maml_app.imaging.planes import TO_RAS, Slice, Stack, group, planes
 from maml_app.imaging.seg_info import segment_values
 from maml_app.imaging.volume import Array, Grid
 
-OFF_GRID_VOX = 0.1  # a frame this far from a voxel of the series is on another grid
+# a frame this far from a voxel of the series is on another grid; along the slices, whose places may be rounded, more
+OFF_GRID_VOX = np.array([0.1, 0.1, 0.3])
 
 
 def read_seg(seg: Dataset, order: Stack, spec: TaskSpec, frame_of_reference: str) -> Array:
@@ -94,7 +95,7 @@ def _place(frame: Slice, grid: Grid, where: str) -> tuple[Array, Array]:
     whole = np.rint(corner), np.rint(axes)
     # over the longest side a small error of a step adds up
     reach = max(grid.shape)
-    if np.abs(corner - whole[0]).max() > OFF_GRID_VOX or np.abs(axes - whole[1]).max() * reach > 1:
+    if (np.abs(corner - whole[0]) > OFF_GRID_VOX).any() or np.abs(axes - whole[1]).max() * reach > 1:
         raise LabelError(
             f"{where}: expected frames on the grid of its series ({grid}), got one at voxel {corner.round(2).tolist()} "
             f"with steps {axes.round(3).tolist()}"

@@ -53,6 +53,7 @@ SLOPPY: list[tuple[str, Change, str, object]] = [
     ("birth date that cannot be", put("PatientBirthDate", "19501399"), "PatientBirthDate", ""),
     ("no birth date", lose("PatientBirthDate"), "PatientBirthDate", ""),
     ("a sex of its own", put("PatientSex", "female"), "PatientSex", ""),
+    ("a sex in small letters", put("PatientSex", "f"), "PatientSex", "F"),
     ("no sex", lose("PatientSex"), "PatientSex", ""),
     ("long patient id", put("PatientID", "x" * 80), "PatientID", "x" * 64),
     ("no patient id", lose("PatientID"), "PatientID", ""),
