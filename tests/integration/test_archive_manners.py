@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError
-from maml_app.imaging.files import read_image
+from maml_app.imaging.files import read_image, read_label
+from maml_app.phantom.dicom import make_study
 from maml_app.stores.pacs import Pacs
 from tests.harness.proxy import Answer, Asked, Manner, Proxy
+from tests.imaging.test_sorting import again, tell
 from tests.integration.conftest import Archive, opened, sent
 
 Onward = Callable[[Asked], Answer]
@@ -177,3 +181,38 @@ def test_a_label_is_saved_and_read_through_a_busy_server(archive: Archive, spec:
         newest = store.case(case.id).label
         assert newest is not None
         assert newest.id == stored.id
+
+
+def test_one_volume_of_a_series_is_set_by_hand_read_and_labelled(
+    archive: Archive, spec: TaskSpec, tmp_path: Path
+) -> None:
+    study, truth = make_study(spec, 60, 0, 24)
+    first = study.series["mr_t1"]
+    second = again(tell(first, EchoTime=12), EchoTime=90)
+    for image in second:
+        image.file_meta = copy.deepcopy(image.file_meta)
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.PixelData = bytes(len(image.PixelData))
+    archive.orthanc.add([*study.instances(), *second])
+    uid, series = str(first[0].StudyInstanceUID), str(first[0].SeriesInstanceUID)
+    case = opened(archive.url, spec, tmp_path / "cache").case(uid)
+    assert "mr_t1" not in case.images
+    assert "holds 2 volumes that fit mr_t1 equally: EchoTime:12" in case.left_out["mr_t1"]
+    store = opened(archive.url, spec, tmp_path / "cache", assign=f"{series}#EchoTime:12=mr_t1")
+    case = store.case(uid)
+    assert f"mr_t1 is one of several volumes of series {series}: EchoTime:12" in case.notes
+    image = read_image(case.images["mr_t1"])
+    assert image.grid.same_as(truth.images["mr_t1"].grid)
+    np.testing.assert_allclose(image.voxels, truth.images["mr_t1"].voxels, atol=0.51)
+    assert store.resolve(series) == (case, "mr_t1")
+    slices = {f"{one.SOPInstanceUID}/frames/1" for one in first}
+    assert set(store.slices(case, "mr_t1")) == slices
+    other = f"{series}#EchoTime:90"
+    assert not read_image(case.others[other]).voxels.any()
+    label = np.zeros(image.voxels.shape, np.uint8)
+    label[2:5, 3:5, 1:4] = 2
+    for asked in (series, f"{case.id}@{other}"):
+        store.save_label(asked, sent(tmp_path / "label.nii.gz", label, image.affine), "final", {})
+        stored = store.case(uid).label
+        assert stored is not None
+        np.testing.assert_array_equal(read_label(stored.local()).voxels, label)
