@@ -201,18 +201,18 @@ def test_one_volume_of_a_series_is_set_by_hand_read_and_labelled(
     store = opened(archive.url, spec, tmp_path / "cache", assign=f"{series}#EchoTime:12=mr_t1")
     case = store.case(uid)
     assert f"mr_t1 is one of several volumes of series {series}: EchoTime:12" in case.notes
-    image = read_image(case.images["mr_t1"])
-    assert image.grid.same_as(truth.images["mr_t1"].grid)
-    np.testing.assert_allclose(image.voxels, truth.images["mr_t1"].voxels, atol=0.51)
+    volume = read_image(case.images["mr_t1"])
+    assert volume.grid.same_as(truth.images["mr_t1"].grid)
+    np.testing.assert_allclose(volume.voxels, truth.images["mr_t1"].voxels, atol=0.51)
     assert store.resolve(series) == (case, "mr_t1")
     slices = {f"{one.SOPInstanceUID}/frames/1" for one in first}
     assert set(store.slices(case, "mr_t1")) == slices
     other = f"{series}#EchoTime:90"
     assert not read_image(case.others[other]).voxels.any()
-    label = np.zeros(image.voxels.shape, np.uint8)
+    label = np.zeros(volume.voxels.shape, np.uint8)
     label[2:5, 3:5, 1:4] = 2
     for asked in (series, f"{case.id}@{other}"):
-        store.save_label(asked, sent(tmp_path / "label.nii.gz", label, image.affine), "final", {})
+        store.save_label(asked, sent(tmp_path / "label.nii.gz", label, volume.affine), "final", {})
         stored = store.case(uid).label
         assert stored is not None
         np.testing.assert_array_equal(read_label(stored.local()).voxels, label)
