@@ -43,8 +43,8 @@ class _Adapter(HTTPAdapter):
     def __init__(self) -> None:
         patience = _Patience(
             total=TRIES,
-            connect=0,
-            read=0,
+            connect=1,
+            read=1,  # a kept connection that the server closed meanwhile
             redirect=5,
             other=0,
             status=TRIES,
