@@ -163,6 +163,8 @@ class Pacs:
                 rows = self._search("listing series", self._client.search_for_series, **keywords)
             except ObjectError as error:
                 return self._by_study(series, error)
+            if not all(row.get("StudyInstanceUID") for row in rows):
+                return self._by_study(series, ObjectError(f"{self.url}: series are listed without their studies"))
         for row in rows:
             if study and not row.get("StudyInstanceUID"):  # which a server need not repeat
                 row.StudyInstanceUID = study
