@@ -91,16 +91,18 @@ class DicomWebStore:
 
     def _labels(self, one: Examination) -> tuple[LabelRef, ...]:
         """Ours by what they say of themselves; others' only if told so. In the order they were written."""
-        drawable = {verdict.series.uid for verdict in one.verdicts if not verdict.series.problem}
+        on = {verdict.series.uid: verdict.series.problem for verdict in one.verdicts if not rule_out(verdict.series)}
         found: list[LabelRef] = []
         for info in one.segs:
-            if info.refers_to not in drawable or not (info.task == self.spec.name if info.ours else self.foreign):
+            if info.refers_to not in on or not (info.task == self.spec.name if info.ours else self.foreign):
                 continue
             tag = ORIGINAL if info.drawn == "AUTOMATIC" else FINAL
             name = f"labels/{info.instance}-{self.spec.signature()}.nii.gz"
             mark = hashlib.sha256(info.instance.encode()).hexdigest()[:6]
             fetch = partial(self._fetch_label, name, one, info)
-            found.append(LabelRef(self.cache.folder / name, info.number, tag, fetch, mark=mark))
+            broken = on[info.refers_to]
+            problem = f"it is drawn on series {info.refers_to}, which cannot be used: {broken}" if broken else ""
+            found.append(LabelRef(self.cache.folder / name, info.number, tag, fetch, problem, mark=mark))
         return tuple(found)
 
     def cases(self) -> list[Case]:
