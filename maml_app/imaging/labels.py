@@ -138,7 +138,7 @@ def off_grid(grid: Grid, grids: dict[str, Grid]) -> str:
             f"corners up to {nearest.apart_mm(grid):.1f} mm apart; write the label with the image's affine"
         )
     listed = "; ".join(f"{name} {one.place}" for name, one in grids.items())
-    return f"expected a label on the grid of one of its case's images ({listed}), got {grid.place}"
+    return f"expected a label on the grid of one of its images ({listed}), got {grid.place}"
 
 
 def prepare_label(case: Case, spec: TaskSpec, grid: Grid) -> Array:

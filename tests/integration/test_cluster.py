@@ -95,8 +95,9 @@ def test_the_queue_is_scored_on_ray_and_what_is_wrong_is_told(many: Path, spec: 
         target.mkdir(parents=True)
         for file in (many / "studies" / target.name).iterdir():
             os.link(file, target / file.name)
-    (some / "case_0002" / "ct.nii.gz").unlink()
-    (some / "case_0002" / "ct.nii.gz").write_bytes(b"no image")
+    for image in list((some / "case_0002").iterdir()):
+        image.unlink()
+        image.write_bytes(b"no image")
     (some / "task.yaml").write_text(TOY)
     command = ["queue", "--studies", str(some), "--models", str(many / "cold"), "--ray", "local", "--workers", "1"]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "160"})
