@@ -66,7 +66,7 @@ def broken(folder: Path) -> None:
         (constant, "mr_t1: every voxel is 3"),
         (twice, "ct: 2 files for ct: ct.nii.gz, phantom_000_ct.nii.gz; keep one"),
         (wrong_values, "label: .*got 7; remove them"),
-        (other_grid, "label: .*expected a label on the grid of one of its case's images"),
+        (other_grid, "label: .*expected a label on the grid of one of its images"),
         (broken, "ct: .*ct.nii.gz: expected a NIfTI file"),
     ],
 )

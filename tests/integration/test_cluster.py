@@ -104,7 +104,7 @@ def test_the_queue_is_scored_on_ray_and_what_is_wrong_is_told(many: Path, spec: 
     assert done.exit_code == 0, done.output
     assert "scoring by what the images look like" in done.output
     assert "6/6" in done.output
-    assert re.search(r"case_0002: .*ct.nii.gz", done.output)
+    assert re.search(r"case_0002: .*ct.nii.gz", done.output, re.DOTALL)
     assert len(ScoreStore(ModelRegistry(many / "cold" / spec.name).scores).read(COLD)) == 5
 
 
