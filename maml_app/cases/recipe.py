@@ -36,7 +36,9 @@ class Training(Strict):
     random part of the modalities is drawn for a case, else all of them. `optimiser` adamw with a cosine, or sgd with
     Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `clip`: largest norm of the gradient; 0:
     none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
-    of a run the validation cases are scored, for people to see.
+    of a run the validation cases are scored, for people to see. `alone`: share of the steps in which every expert
+    learns from the truth alone, before all learn together; `experts_rate`: of the learning rate, what the experts get
+    from then on.
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -47,6 +49,8 @@ class Training(Strict):
     clip: Weight = 1.0
     amp: bool = True
     ema: bool = True
+    alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    experts_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
     flips: tuple[bool, bool, bool] = (True, True, True)

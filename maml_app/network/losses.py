@@ -46,6 +46,11 @@ class MutualLearningLoss(nn.Module):
         self.regions = regions
         self.dice = DiceLoss(include_background=True, batch=True)
 
+    @property
+    def asks_for_subsets(self) -> bool:
+        """Whether any term looks at what a part of the modalities says; else there is no need to run it."""
+        return bool(self.weights.subset or self.weights.consistency or self.weights.ranking)
+
     def forward(self, outputs: Outputs, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weighted terms by name, and their sum as "total"; truth (B, X, Y, Z) holds class indices."""
         terms = {}

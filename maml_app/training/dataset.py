@@ -189,12 +189,6 @@ class PatchSource:
         self.seed = seed
 
     @property
-    def draws_subsets(self) -> bool:
-        """Whether anything is learned from a part of the modalities; else there is no need to run it."""
-        loss = self.spec.training.loss
-        return self.spec.network.kind != "maml" or bool(loss.subset or loss.consistency or loss.ranking)
-
-    @property
     def steps_an_epoch(self) -> float:
         return len(self.samples) / self.spec.training.batch
 

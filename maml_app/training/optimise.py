@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import distributed
@@ -22,6 +23,7 @@ from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.training.dataset import Batch, PatchSource
 from maml_app.training.load import Load
+from maml_app.training.phases import optimiser_of, phases
 from maml_app.training.progress import Meter
 from maml_app.training.recipe import Recipe
 
@@ -53,19 +55,13 @@ def optimise(
             f"expected training.batch of at least {world} for {world} processes, got {spec.training.batch}"
         )
     torch.manual_seed(recipe.seed)
-    if recipe.start:
-        network = copy.deepcopy(recipe.start)
-    else:
-        network = build_network(len(spec.modalities), spec.classes, spec.network)
-    network = network.to(device).train()
+    network = _network(spec, recipe).to(device).train()
     model: torch.nn.Module = network
     if world > 1:
         # which experts a rank runs depends on the modalities that its cases have
         model = DistributedDataParallel(
             network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
         )
-    criterion = MutualLearningLoss(spec.training.loss, list(spec.scored.values()))
-    optimiser, schedule = _optimiser(spec, network)
     # an average over about the last tenth of the run
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]
     load = Load(max(recipe.parts, world), spec.training.patch)
@@ -75,29 +71,29 @@ def optimise(
     def lighten() -> bool:
         return world == 1 and load.lighter(spec)
 
-    for step in range(steps):
-        meter.waited_s += recipe.wait()
-
-        def gradients(step: int = step) -> dict[str, float]:
-            optimiser.zero_grad(set_to_none=True)
-            return _gradients(model, criterion, source, step, load)
-
-        terms = load.fitting(f"step {step + 1}", gradients, lighten, meter.note)
-        if not math.isfinite(terms["total"]):
-            raise TrainingError(
-                f"step {step + 1}: expected a finite loss, got {terms['total']}; "
-                "lower training.learning_rate in task.yaml"
-            )
-        torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(network)
-        meter.step(step + 1, terms)
-        if check and step + 1 in looks:
-            meter.checked(step + 1, check(_result(average, network, spec)))
-            network.train()
+    for phase in phases(spec, warm=recipe.start is not None):
+        criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
+        optimiser, schedule = optimiser_of(phase, spec, network)
+        for step in range(phase.first, phase.last):
+            meter.waited_s += recipe.wait()
+            parts = partial(_gradients, model, criterion, source, step, load)
+            terms = load.fitting(f"step {step + 1}", parts, lighten, meter.note)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(network)
+            meter.step(step + 1, terms)
+            if check and step + 1 in looks:
+                meter.checked(step + 1, check(_result(average, network, spec)))
+                network.train()
     meter.end()
     return _result(average, network, spec).eval(), load
+
+
+def _network(spec: TaskSpec, recipe: Recipe) -> SegmentationNetwork:
+    if recipe.start:
+        return copy.deepcopy(recipe.start)
+    return build_network(len(spec.modalities), spec.classes, spec.network)
 
 
 def _looks(steps: int, checks: int) -> set[int]:
@@ -111,45 +107,37 @@ def _result(average: AveragedModel, network: SegmentationNetwork, spec: TaskSpec
     return result
 
 
-def _optimiser(
-    spec: TaskSpec, network: torch.nn.Module
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """As task.yaml says; sgd is nnU-Net's (10.1038/s41592-020-01008-z): Nesterov 0.99, rate falling as (1 - s)^0.9."""
-    training, steps = spec.training, spec.training.steps
-    if training.optimiser == "sgd":
-        sgd = torch.optim.SGD(
-            network.parameters(), lr=training.learning_rate, momentum=0.99, nesterov=True, weight_decay=3e-5
-        )
-        return sgd, torch.optim.lr_scheduler.PolynomialLR(sgd, total_iters=steps, power=0.9)
-    adamw = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=1e-2)
-    warm = max(1, steps // 20)
-    return adamw, torch.optim.lr_scheduler.LambdaLR(
-        adamw, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-    )
-
-
 def _gradients(
     model: torch.nn.Module, criterion: MutualLearningLoss, source: PatchSource, step: int, load: Load
 ) -> dict[str, float]:
     """Gradients of the mean loss over the parts of a step's batch; the loss terms as numbers (of this process' parts).
 
-    A loss that is no number is returned before its gradients are made.
+    What an earlier attempt at the step left is cleared first.
+
+    Raises:
+        TrainingError: the loss is no number.
     """
+    model.zero_grad(set_to_none=True)
     rank, world = ranks()
     device = next(model.parameters()).device
     slots = [list(range(part, source.spec.training.batch, load.parts)) for part in range(load.parts)]
     mine = slots[rank::world]
+    # early fusion learns from a part of the modalities alone; the ensemble runs one only where a term asks for it
+    draws = source.spec.network.kind != "maml" or criterion.asks_for_subsets
     sums: dict[str, float] = {}
     for place, part in enumerate(mine):
         batch = _to(source.batch(step, part, load.patch), device)
         amp = device.type == "cuda" and source.spec.training.amp
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            outputs = model(batch.images, batch.presence, batch.subset if source.draws_subsets else None)
+            outputs = model(batch.images, batch.presence, batch.subset if draws else None)
         terms = criterion(outputs, batch.label)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(mine)
         if not math.isfinite(sums["total"]):
-            return sums
+            raise TrainingError(
+                f"step {step + 1}: expected a finite loss, got {terms['total'].item()}; "
+                "lower training.learning_rate in task.yaml"
+            )
         share = terms["total"] * (world / load.parts)  # DDP takes the mean over processes
         if world > 1 and place + 1 < len(mine):
             with model.no_sync():  # type: ignore[operator]  # of DistributedDataParallel
