@@ -87,7 +87,7 @@ def _merged(spec: TaskSpec, units: Iterable[dict[str, Any]]) -> Scores:
             every.setdefault(case_id, []).append(scores)
     cases = {
         case_id: {
-            subset: {name: mean([one[subset][name] for one in scored]) for name in scored[0][subset]}
+            subset: {name: mean([score[subset][name] for score in scored]) for name in scored[0][subset]}
             for subset in scored[0]
         }
         for case_id, scored in every.items()

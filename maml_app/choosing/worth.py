@@ -63,7 +63,7 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
     experts = dict(zip(names, opinions.experts.values(), strict=True))
     fused_label = opinions.fused.argmax(dim=0)
     labels = {name: one.argmax(dim=0) for name, one in experts.items()}
-    union = torch.stack([fused_label > 0, *(one > 0 for one in labels.values())]).any(dim=0)
+    union = torch.stack([fused_label > 0, *(label > 0 for label in labels.values())]).any(dim=0)
     entropy = entropy_map(opinions.fused) / math.log(spec.classes)
     divergence = divergence_map(list(experts.values())) if len(experts) > 1 else torch.zeros_like(entropy)
     pairs = {}
@@ -79,7 +79,7 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
         overlaps.append(1.0 if both == 0 else 2 * same / both)
     by_label = {}
     for value, name in spec.label_values.items():
-        where = torch.stack([fused_label == value, *(one == value for one in labels.values())]).any(dim=0)
+        where = torch.stack([fused_label == value, *(label == value for label in labels.values())]).any(dim=0)
         by_label[name] = {
             "entropy": over(entropy, where, voxel_ml),
             "divergence": over(divergence, where, voxel_ml),

@@ -124,7 +124,7 @@ class Report:
 
     def spreadsheet(self) -> str:
         """Every case, subset and structure with all measures, as CSV."""
-        heads = ["case", "modalities", "structure", *(one.name for one in fields(Measures))]
+        heads = ["case", "modalities", "structure", *(field.name for field in fields(Measures))]
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, heads, lineterminator="\n")
         writer.writeheader()
