@@ -31,6 +31,7 @@ BARRED = {
     "app": {"commands"},
     "__main__": {"tasks"},
 }
+ANY = 50  # functions whose signatures say Any: only ever lower this
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not {"model", "lib", "logs", "bin"} & set(path.parts))
 
 
@@ -99,3 +100,24 @@ def test_training_on_files_needs_few_libraries() -> None:
         "import maml_app.choosing.simulate, maml_app.choosing.curves, maml_app.training.plan, benchmarks.rivals\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)
+
+
+TESTS = sorted((ROOT.parent / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_tests_do_not_import_each_other(path: Path) -> None:
+    """What several tests build stands in a module of its own, or in a conftest."""
+    assert not {name for name in imports(path) if name.startswith("tests.") and ".test_" in name}
+
+
+def test_public_signatures_name_their_types() -> None:
+    """`Any` in the arguments and results of public functions: fewer than there were, and none more."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                hints = [argument.annotation for argument in (*node.args.args, *node.args.kwonlyargs)] + [node.returns]
+                if any("Any" in ast.unparse(hint) for hint in hints if hint):
+                    found.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert len(found) <= ANY, found

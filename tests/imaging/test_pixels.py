@@ -10,7 +10,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series
 from maml_app.imaging.volume import Array, Volume
-from tests.imaging.test_dicom import OBLIQUE, images, orthogonal
+from tests.imaging.objects import OBLIQUE, images, orthogonal
 
 SHAPE = (9, 7, 5)
 AIR = -1024.0

@@ -18,7 +18,7 @@ from maml_app.imaging.dicom import stack
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.seg import read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array
-from tests.imaging.test_dicom import enhanced, images
+from tests.imaging.objects import enhanced, images
 
 Change = Callable[[Dataset], None]
 

@@ -12,16 +12,15 @@ from pydicom.dataset import Dataset
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
-from maml_app.imaging.dicom import TO_RAS
 from maml_app.imaging.drawing import Piece, label_map, named, newest, wanted
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.rtstruct import StructureSet
-from maml_app.imaging.volume import Array, Grid
+from maml_app.imaging.volume import Array
 from maml_app.stores.choice import shipped_tasks
 from tests.conftest import real
+from tests.imaging.objects import Points, structure_set
 from tests.imaging.shapes import oblique
 
-Points = list[tuple[float, float]]
 BOX: Points = [(2.4, 1.4), (9.6, 1.4), (9.6, 6.6), (2.4, 6.6)]  # voxels 3 to 9, 2 to 6
 HOLE: Points = [(4.4, 2.4), (6.6, 2.4), (6.6, 4.6), (4.4, 4.6)]  # voxels 5 and 6, 3 and 4
 ISLAND: Points = [(4.4, 2.4), (5.6, 2.4), (5.6, 3.6), (4.4, 3.6)]  # voxel 5, 3
@@ -32,34 +31,6 @@ KEYHOLE: Points = [
     *[(4.4, 2.4), (4.4, 3.0), (2.4, 3.0)],
 ]
 GRID = oblique((14, 9, 8), (1.2, 1.7, 3.1), seed=4)
-
-
-def structure_set(
-    grid: Grid, regions: dict[str, list[tuple[Points, float]]], kind: str = "CLOSED_PLANAR", instance: str = "1.2.3"
-) -> Dataset:
-    """Contours given in voxels (column, row) and slice; a name may be followed by `/` and anything, to be repeated."""
-    file, reference, study, series = Dataset(), Dataset(), Dataset(), Dataset()
-    file.Modality, file.SOPInstanceUID = "RTSTRUCT", instance
-    file.StructureSetDate, file.StructureSetTime = "20240201", "120000"
-    series.SeriesInstanceUID, reference.FrameOfReferenceUID = "1.2.4", "1.2.5"
-    study.RTReferencedSeriesSequence, reference.RTReferencedStudySequence = [series], [study]
-    file.ReferencedFrameOfReferenceSequence = [reference]
-    file.StructureSetROISequence, file.ROIContourSequence = [], []
-    to_mm = TO_RAS @ grid.affine
-    for number, (name, contours) in enumerate(regions.items(), start=1):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = number, name.split("/")[0]
-        drawn.ReferencedROINumber, drawn.ContourSequence = number, []
-        for points, plane in contours:
-            contour = Dataset()
-            contour.ContourGeometricType = kind
-            index = np.array([(column, row, plane) for column, row in points])
-            places = index @ to_mm[:3, :3].T + to_mm[:3, 3]
-            contour.ContourData = [f"{value:.6f}"[:16] for value in places.ravel()]
-            drawn.ContourSequence.append(contour)
-        file.StructureSetROISequence.append(roi)
-        file.ROIContourSequence.append(drawn)
-    return file
 
 
 def box(*planes: int, hole: bool = False, island: bool = False) -> Array:

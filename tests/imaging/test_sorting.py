@@ -17,23 +17,9 @@ from maml_app.imaging.seg import read_seg, write_seg
 from maml_app.imaging.sorting import sort_out
 from maml_app.imaging.survey import survey
 from maml_app.phantom.dicom import write_series
-from tests.imaging.test_dicom import enhanced, images, modality, ramp
+from tests.imaging.objects import again, enhanced, images, modality, ramp, tell
 
 Change = Callable[[list[Dataset]], list[Dataset]]
-
-
-def again(series: list[Dataset], shift: float = 0.0, **attributes: object) -> list[Dataset]:
-    """The same images once more in the series, moved along by a part of the step, with other attributes."""
-    places = [np.array(image.ImagePositionPatient, dtype=float) for image in series]
-    result = []
-    for image, place in zip(series, places, strict=True):
-        one = copy.deepcopy(image)
-        one.SOPInstanceUID = generate_uid()
-        one.ImagePositionPatient = [f"{value:.6f}" for value in place + shift * (places[1] - places[0])]
-        for keyword, value in attributes.items():
-            setattr(one, keyword, value)
-        result.append(one)
-    return result
 
 
 def scout(
@@ -75,13 +61,6 @@ def test_what_is_no_slice_is_left_out_and_told(spec: TaskSpec, case: tuple[str, 
     assert (found.problem, found.part, found.images) == ("", "", 5)
     assert note in "; ".join(found.notes)
     assert "LOCALIZER" not in found.attributes["ImageType"]  # the first slice speaks for the series
-
-
-def tell(series: list[Dataset], **attributes: object) -> list[Dataset]:
-    for image in series:
-        for keyword, value in attributes.items():
-            setattr(image, keyword, value)
-    return series
 
 
 SEVERAL: list[tuple[str, str, Change, list[str]]] = [

@@ -19,7 +19,7 @@ from maml_app.imaging.seg import write_seg
 from maml_app.imaging.volume import Array
 from maml_app.phantom.dicom import make_study
 from maml_app.stores.imports import import_labels
-from tests.imaging.test_rtstruct import Points, structure_set
+from tests.imaging.objects import Points, structure_set
 from tests.integration.conftest import Archive, opened
 
 BOX: Points = [(3.4, 4.4), (8.6, 4.4), (8.6, 9.6), (3.4, 9.6)]  # voxels 4 to 8, 5 to 9

@@ -32,7 +32,7 @@ from maml_app.versions.predict import Model, segment
 from tests.conftest import TOY, real
 from tests.harness.orthanc import Orthanc
 from tests.harness.server import ROOT
-from tests.imaging.test_rtstruct import structure_set
+from tests.imaging.objects import structure_set
 from tests.integration.conftest import Archive, case_of, opened, sent
 
 

@@ -17,7 +17,7 @@ from maml_app.imaging.files import read_image, read_label
 from maml_app.phantom.dicom import make_study
 from maml_app.stores.pacs import Pacs
 from tests.harness.proxy import Answer, Asked, Manner, Proxy
-from tests.imaging.test_sorting import again, tell
+from tests.imaging.objects import again, tell
 from tests.integration.conftest import Archive, opened, sent
 
 Onward = Callable[[Asked], Answer]
