@@ -102,7 +102,7 @@ def test_labels_that_do_not_fit_are_refused_and_nothing_is_stored(
     label = np.zeros(grid.shape, np.uint8)
     listed = [str(row.SeriesInstanceUID) for row in store.pacs.series(case.study)]
     wrong = [
-        (label[1:], "final", "label on the grid of one of its case"),
+        (label[1:], "final", "label on the grid of one of its images"),
         (label + 9, "final", r"label values .*got \[9\]"),
         (label, "draft", "tag of 'final' or 'original' in a DICOM archive, got 'draft'"),
     ]
