@@ -22,6 +22,7 @@ from maml_app.disk import write_bytes
 from maml_app.imaging.files import write_image, write_label
 from maml_app.phantom.scene import make_case
 from maml_app.stores.folder import FolderStore
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 from tests.harness.server import ROOT
@@ -77,7 +78,7 @@ def main(
         raise typer.Exit(1)
     app([*command, "--seeds", str(seeds)], standalone_mode=False)
     cases = FolderStore(studies, spec).cases()
-    trained = train(spec, cases[:TESTED], device=torch.device("cpu"))
+    trained = train(spec, cases[:TESTED], Recipe(devices=(torch.device("cpu"),)))
     model = Model("v0001", trained.network, trained.checkpoint, torch.device("cpu"))
     scored = [look_at(case, model, spec) for case in cases[TESTED:]]
     scored.sort(key=lambda one: -one[0].disagreement)

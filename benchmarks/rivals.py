@@ -24,12 +24,14 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import write_bytes, write_text
 from maml_app.errors import MamlError, TrainingError
-from maml_app.evaluation.evaluate import evaluate, subset_name, summarise
+from maml_app.evaluation.evaluate import Segmenter, evaluate
 from maml_app.evaluation.figures import inside
+from maml_app.evaluation.scores import Scores, subset_name
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork, build_network
 from maml_app.network.fusion import AverageHead
 from maml_app.stores.choice import choose_task
 from maml_app.stores.folder import FolderStore
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import load_model, pick_device
 from maml_app.versions.registry import store_model
@@ -39,7 +41,7 @@ out = Console(highlight=False)
 
 def arithmetic(spec: TaskSpec) -> float:
     """Billions of floating-point operations of one forward pass on one patch with all modalities."""
-    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump()).eval()
+    network = build_network(len(spec.modalities), spec.classes, spec.network).eval()
     images = torch.zeros(1, len(spec.modalities), *spec.training.patch)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(images, torch.ones(images.shape[:2], dtype=torch.bool))
@@ -64,16 +66,18 @@ def run_unit(
     clock = time.monotonic if device.type == "cuda" else time.process_time
     began = clock()
     training = [case for case in cases if case.id not in held]
-    result = train(spec, training, seed=seed, device=device, prepared=out_dir / "prepared")
+    result = train(spec, training, Recipe(seed=seed, devices=(device,), prepared=out_dir / "prepared"))
     minutes = (clock() - began) / 60
     store_model(model, result.network, result.checkpoint)
-    scores = evaluate(result.network, [c for c in cases if c.id in held], spec, spec.training.patch, device)
+    scores = evaluate(
+        Segmenter(result.network, spec, spec.training.patch, device), [case for case in cases if case.id in held]
+    )
     unit = {
         "minutes": round(minutes, 2),
         "gflop": round(arithmetic(spec), 2),
         "steps": spec.training.steps,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cases": scores["cases"],
+        "cases": scores.cases,
     }
     return unit, result.network
 
@@ -84,7 +88,7 @@ def by_experts(
     """A unit's cases scored with the mean of the experts' opinions wherever a modality is missing."""
     average = copy.deepcopy(network)
     average.head, average.averaged = AverageHead(len(spec.modalities), spec.network.channels[0], spec.classes), True
-    scores = evaluate(average, cases, spec, spec.training.patch, device)["cases"]
+    scores = evaluate(Segmenter(average, spec, spec.training.patch, device), cases).cases
     full = subset_name(spec.modality_names)
     whole = {case: {full: known[full]} if full in known else {} for case, known in unit["cases"].items()}
     return {**unit, "cases": {case: {**scores[case], **whole[case]} for case in scores}}
@@ -135,10 +139,10 @@ def main(
                     write_text(path, json.dumps(unit, indent=1))
                 finally:
                     claim.unlink()
-                scores = summarise(unit["cases"], spec)
+                scores = Scores.of(spec, unit["cases"])
                 out.print(
-                    f"{name}, split {number}, seed {seed}: mean over subsets {scores['mean']:.3f}, "
-                    f"all modalities {scores['full']:.3f}, {unit['minutes']} min"
+                    f"{name}, split {number}, seed {seed}: mean over subsets {scores.mean:.3f}, "
+                    f"all modalities {scores.full:.3f}, {unit['minutes']} min"
                 )
     if picture:
         _picture(spec, cases, parts[0], out_dir)
@@ -160,7 +164,7 @@ def _picture(spec: TaskSpec, cases: list[Case], held: list[str], out_dir: Path) 
     model = load_model(out_dir / "models" / f"{OURS}-0-0.safetensors", changed(spec, {}), OURS, torch.device("cpu"))
     assert isinstance(model.network, MamlEnsemble)
     case = next(case for case in cases if case.id in held and not case.missing(spec.modality_names))
-    content = inside(model.network, case, spec, spec.training.patch, model.device)
+    content = inside(model.segmenter(spec), case)
     write_bytes(out_dir / "inside.png", content)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.rivals_variants import ALONE, BY_EXPERTS, OURS, RIVALS
 from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec
-from maml_app.evaluation.evaluate import case_means, subset_name, summarise
-from maml_app.evaluation.metrics import bootstrap_interval, mean
+from maml_app.evaluation.metrics import mean
 from maml_app.evaluation.report import table_header, table_row
+from maml_app.evaluation.scores import Scores, subset_name
 
 
 def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
@@ -26,28 +26,28 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
     for path in sorted((folder / "units").glob("*.json")):
         name, split, seed = path.stem.rsplit("-", 2)
         found.setdefault(name, {})[f"{split}-{seed}"] = json.loads(path.read_text(encoding="utf-8"))
-    reports = {name: summarise(_merged(found[name].values()), spec) for name in names if name in found}
+    reports = {name: _merged(spec, found[name].values()) for name in names if name in found}
     if not reports:
         return "nothing yet\n"
-    columns = list(reports[next(iter(reports))]["subsets"])
+    columns = list(reports[next(iter(reports))].subsets)
     full = subset_name(spec.modality_names)
     head = ["variant", "units", "GFLOP", "min", *columns, "mean over subsets", "minus ours, mean", "minus ours, full"]
     lines = table_header(*head)
     for name, report in reports.items():
         units = list(found[name].values())
-        numbers = [f"{report['subsets'][subset]['mean']:.3f}" for subset in columns]
-        low, high = report["interval"] or (float("nan"), float("nan"))
+        numbers = [f"{report.subsets[subset].mean:.3f}" for subset in columns]
+        low, high = report.interval or (float("nan"), float("nan"))
         both = sorted(found[name].keys() & found.get(OURS, {}).keys())
-        theirs, ours = (_merged([found[one][key] for key in both]) for one in (name, OURS))
+        theirs, ours = (_merged(spec, [found[one][key] for key in both]) for one in (name, OURS))
         gaps = [_gap(theirs, ours, subset) if name != OURS else "–" for subset in (None, full)]
         cells = [name, str(len(units)), f"{units[0]['gflop']:.1f}", f"{mean([u['minutes'] for u in units]):.1f}"]
-        cells += [*numbers, f"{report['mean']:.3f} ({low:.3f} to {high:.3f})", *gaps]
+        cells += [*numbers, f"{report.mean:.3f} ({low:.3f} to {high:.3f})", *gaps]
         lines.append(table_row(*cells))
     lines += ["", *_promises(spec, {name: reports[name] for name in (*RIVALS, BY_EXPERTS) if name in reports})]
     return "\n".join(lines) + "\n"
 
 
-def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str]:
+def _promises(spec: TaskSpec, reports: Mapping[str, Scores]) -> list[str]:
     """What a missing modality costs at most, where one more does harm, and each alone minus a U-Net trained on it.
 
     U-Nets without mutual learning whose opinions are averaged are, under a single modality, that U-Net.
@@ -60,7 +60,7 @@ def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str
         *(f"{name} minus its U-Net alone" for name in spec.modality_names),
     )
     for variant, report in reports.items():
-        dice = {subset: report["subsets"][subset_name(subset)]["mean"] for subset in subsets(spec.modality_names)}
+        dice = {subset: report.subsets[subset_name(subset)].mean or 0.0 for subset in subsets(spec.modality_names)}
         more = [(fewer, subset) for subset in dice for fewer in dice if set(fewer) < set(subset)]
         next_to = [(fewer, subset) for fewer, subset in more if len(fewer) + 1 == len(subset)]
         costs = [(dice[subset] - dice[fewer], fewer) for fewer, subset in next_to if subset == spec.modality_names]
@@ -72,34 +72,31 @@ def _promises(spec: TaskSpec, reports: Mapping[str, dict[str, Any]]) -> list[str
             if dice[subset] < dice[fewer]
         ]
         alone = [
-            _gap(report["cases"], reports[ALONE]["cases"], subset_name(single))
-            if ALONE in reports and variant != ALONE
-            else "–"
+            _gap(report, reports[ALONE], subset_name(single)) if ALONE in reports and variant != ALONE else "–"
             for single in singles
         ]
         lines.append(table_row(variant, f"{cost:.3f} ({missing})", ", ".join(harm) or "none", *alone))
     return lines
 
 
-def _merged(units: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _merged(spec: TaskSpec, units: Iterable[dict[str, Any]]) -> Scores:
     """Dice by case, subset and name, averaged over the seeds that scored the case."""
     every: dict[str, list[Any]] = {}
     for unit in units:
         for case_id, scores in unit["cases"].items():
             every.setdefault(case_id, []).append(scores)
-    return {
+    cases = {
         case_id: {
-            subset: {name: mean([one[subset][name] for one in scored]) for name in scored[0][subset]}
+            subset: {name: mean([score[subset][name] for score in scored]) for name in scored[0][subset]}
             for subset in scored[0]
         }
         for case_id, scored in every.items()
     }
+    return Scores.of(spec, cases)
 
 
-def _gap(one: dict[str, Any], other: dict[str, Any], subset: str | None) -> str:
-    ours, theirs = case_means(other, subset), case_means(one, subset)
-    differences = [theirs[case_id] - ours[case_id] for case_id in theirs if case_id in ours]
-    interval = bootstrap_interval(differences)
-    if interval is None:
+def _gap(one: Scores, other: Scores, subset: str | None) -> str:
+    gap = one.minus(other, subset)
+    if gap is None or gap.interval is None:
         return "–"
-    return f"{mean(differences):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+    return f"{gap.difference:+.3f} ({gap.interval[0]:+.3f} to {gap.interval[1]:+.3f})"

@@ -32,6 +32,7 @@ from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.scoring import ScoreCases
 from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.version import VERSION
 from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,18 @@ class MamlApp(MONAILabelApp):
             self.random = self.settings.random or DEFAULT
             if self.random not in STRATEGIES:
                 raise SettingsError(f"--conf random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
+            models = self.settings.models or Path(app_dir) / "model"
+            self.registry = ModelRegistry(models / self.spec.name)
+            self.registry.belongs_to(self.source)
         except MamlError as error:
             _give_up(error)
-        models = self.settings.models or Path(app_dir) / "model"
-        self.registry = ModelRegistry(models / self.spec.name)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
             conf=conf,
             name=f"MAML - {self.spec.name}",
             description=self.spec.description or self.spec.title,
-            version="0.1",
+            version=VERSION,
             labels=[label.name for label in self.spec.labels],
         )
 
@@ -82,7 +84,7 @@ class MamlApp(MONAILabelApp):
         arguments = (self.source, self.spec, self.registry)
         strategies: dict[str, Strategy] = {name: RankedCase(name, *arguments) for name in STRATEGIES}
         if self.random != "random":
-            said = f"As {self.random}: {STRATEGIES[self.random][1]}"
+            said = f"As {self.random}: {STRATEGIES[self.random].words}"
             strategies["random"] = RankedCase(self.random, *arguments, said)
         return strategies
 

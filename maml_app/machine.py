@@ -63,6 +63,13 @@ def free_memory_gb() -> float:
         return 4.0
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch says on a GPU, or on the CPU, that there is no memory left."""
+    said = ("DefaultCPUAllocator", "could not create a memory", "could not create a primitive")
+    plain = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return plain or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
+
+
 def proc_bytes(file: str, key: str) -> float:
     """A value of a file in /proc, bytes."""
     lines = Path("/proc", file).read_text().splitlines()

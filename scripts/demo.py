@@ -22,7 +22,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError
 from maml_app.evaluation.metrics import dice_scores, mean
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
-from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.labels import read_case_label
 from maml_app.phantom.dicom import write_studies
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.choice import choose_task

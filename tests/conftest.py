@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.network.settings import Network
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
 
@@ -37,6 +38,8 @@ preprocess: {spacing_mm: [8.0, 8.0, 8.0]}
 network: {channels: [4, 6], strides: [[1, 1, 1], [2, 2, 2]]}
 training: {steps: 3, batch: 2, patch: [16, 16, 16]}
 """
+
+NETWORK = Network(channels=(4, 6, 8), strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

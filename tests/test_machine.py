@@ -56,6 +56,7 @@ from maml_app.cases.spec import parse_task
 from maml_app.phantom.scene import write_cases
 from maml_app.training.dataset import PatchSource, build_samples, load_sample
 from maml_app.training.optimise import optimise
+from maml_app.training.recipe import Recipe
 from maml_app.machine import proc_bytes, step_back
 from maml_app.stores.folder import FolderStore
 from tests.conftest import TOY
@@ -69,7 +70,7 @@ samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, fol
 source = PatchSource([load_sample(*item) for item in samples.items()], spec, 0)
 source.batch(0)
 step_back(proc_bytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
-_, load = optimise(spec, source, 0, torch.device("cpu"), report=lambda progress: print(progress))
+_, load = optimise(spec, source, Recipe(devices=(torch.device("cpu"),), report=print))
 print(load.patch, pathlib.Path("/proc/self/oom_score_adj").read_text())
 """
 

@@ -19,6 +19,7 @@ from maml_app.cases.spec import load_task
 from maml_app.imaging.files import read_label
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
+from maml_app.network.settings import Network
 from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
 
@@ -136,7 +137,7 @@ def test_check_fails_on_a_broken_case(toy: Path, tmp_path: Path) -> None:
 
 
 def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:
-    plan = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+    plan = Network(head="light", shared_decoder=False, channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)))
     registry = ModelRegistry(tmp_path / "toy")
     checkpoint = Checkpoint("toy", "x", 2, 2, plan, (8, 8, 8))
     registry.publish(build_network(2, 2, plan), checkpoint, {"trained_on": {"a": "final-0001"}})
@@ -156,7 +157,7 @@ def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:
 
 
 def test_models_are_exported_and_pruned(tmp_path: Path) -> None:
-    plan = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+    plan = Network(head="light", shared_decoder=False, channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)))
     registry = ModelRegistry(tmp_path / "models" / "toy")
     for _ in range(4):
         registry.publish(build_network(2, 2, plan), Checkpoint("toy", "x", 2, 2, plan, (8, 8, 8)), {})

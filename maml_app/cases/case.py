@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from maml_app.cases.values import Meaning
 from maml_app.errors import CaseError
 
 FINAL = "final"  # tag of a person's label: what is trained on
@@ -52,12 +53,20 @@ class FileRef:
 
 @dataclass(frozen=True)
 class LabelRef:
-    """One stored label map. Version 0 is the file that came with the images; `fetch` as in FileRef."""
+    """One stored label map. Version 0 is the file that came with the images; `fetch` as in FileRef.
+
+    `problem` says why it cannot be used, as when there are two for one case. `meaning` tells what its values mean;
+    without it they are the task's own. `mark` is for stores whose labels can go away: with it an id is never another
+    label's.
+    """
 
     path: Path
     version: int
     tag: str = FINAL
     fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    problem: str = field(default="", compare=False)
+    meaning: Callable[[], Meaning] | None = field(default=None, compare=False, repr=False)
+    mark: str = ""
 
     def local(self) -> Path:
         """The file's path, with the file there if it can be had."""
@@ -67,16 +76,18 @@ class LabelRef:
 
     @property
     def id(self) -> str:
-        return f"{self.tag}-{self.version:04d}"
+        return f"{self.tag}-{self.version:04d}{'-' if self.mark else ''}{self.mark}"
 
 
 @dataclass(frozen=True)
 class Case:
     """One case: `images` maps modality name to its file; absent modalities are simply not there.
 
-    `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts. Cases from a
-    DICOM archive also have `study`, the StudyInstanceUID; `series`, modality -> SeriesInstanceUID; and `others`, series
-    in the same frame of reference that are no modality of the task but may be asked for, by SeriesInstanceUID.
+    `labels` are all that are stored, oldest first, proposals included; `label` is the one that counts. `problems` are
+    of the case as a whole: it is not trained on. `left_out` are modalities whose files cannot be used, and why; what
+    only the files' content tells is found by `imaging/reading.py`. Cases from a DICOM archive also have `study`, the
+    StudyInstanceUID; `series`, modality -> SeriesInstanceUID; and `others`, series in the same frame of reference that
+    are no modality of the task but may be asked for, by SeriesInstanceUID.
     """
 
     id: str
@@ -84,6 +95,8 @@ class Case:
     labels: tuple[LabelRef, ...] = ()
     patient: str = ""
     problems: tuple[str, ...] = field(default=(), compare=False)
+    left_out: Mapping[str, str] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
     study: str = ""
     series: Mapping[str, str] = field(default_factory=dict, compare=False)
     others: Mapping[str, FileRef] = field(default_factory=dict, compare=False)
@@ -93,9 +106,8 @@ class Case:
 
     @property
     def label(self) -> LabelRef | None:
-        """The newest final label."""
-        finals = [label for label in self.labels if label.tag == FINAL]
-        return max(finals, key=lambda label: label.version) if finals else None
+        """The newest final label: the last."""
+        return next((label for label in reversed(self.labels) if label.tag == FINAL), None)
 
     @property
     def grids(self) -> dict[str, FileRef]:

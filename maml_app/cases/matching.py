@@ -9,6 +9,12 @@ from typing import Literal
 from maml_app.cases.spec import TaskSpec
 
 EXTENSIONS = (".nii.gz", ".nii")
+DICOM = (".dcm", ".dicom", ".ima")
+OTHERS = (
+    *DICOM, ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".img.gz", ".hdr.gz", ".img", ".hdr", ".mgz", ".mgh", ".mnc",
+    ".mnc.gz", ".gipl", ".gipl.gz", ".nii.bz2", ".nii.zst", ".nii.xz", ".nii.zip", ".brik", ".head", ".brik.gz", ".par",
+    ".rec",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,14 @@ def stem(file_name: str) -> str | None:
     for extension in EXTENSIONS:
         if file_name.lower().endswith(extension):
             return file_name[: -len(extension)]
+    return None
+
+
+def other_format(file_name: str) -> tuple[str, str] | None:
+    """The name without its ending, and the ending, of a file in another image format; None if it is none."""
+    for extension in sorted(OTHERS, key=len, reverse=True):
+        if file_name.lower().endswith(extension):
+            return file_name[: -len(extension)], extension
     return None
 
 
@@ -66,6 +80,18 @@ def match(name: str, spec: TaskSpec) -> Match | None:
 def _label_start(name: str, spec: TaskSpec) -> int | None:
     starts = [start for pattern in spec.label_files if (start := _ending(name, pattern)) is not None]
     return min(starts) if starts else None
+
+
+def looks_like_label(name: str) -> bool:
+    """Whether a name that no rule knows has a word for a label in it, as `CASE_seg-reader1`."""
+    words = set(_tokens(name).split("_"))
+    return bool(words & {"label", "labels", "seg", "segmentation", "mask", "gt", "dseg", "lesion", "tumor", "tumour"})
+
+
+def shows_anatomy(name: str) -> bool:
+    """Whether a name says that a mask is of the brain, a tissue or the body, which is no label of a lesion."""
+    words = set(_tokens(name).split("_"))
+    return bool(words & {"brain", "bet", "brainmask", "skull", "head", "body", "tissue", "gm", "wm", "csf", "parc"})
 
 
 def modality_called(name: str, spec: TaskSpec) -> str | None:

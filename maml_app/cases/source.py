@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from maml_app.cases.case import Case, LabelRef
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Files that look like images or labels and belong to no case: where they lie, why, and whether they should.
+
+    `wrong`: they have names that the task knows, or cost a case; else they are merely no images of this task.
+    """
+
+    where: str
+    reason: str
+    wrong: bool = True
 
 
 class CaseSource(Protocol):
@@ -13,6 +26,16 @@ class CaseSource(Protocol):
 
     def cases(self) -> list[Case]:
         """All cases, sorted by id, each with its labels."""
+
+    def unused(self) -> list[Unused]:
+        """What lies among the studies and is part of no case."""
+
+    def identity(self, claim: bool = False) -> str:
+        """What tells these studies from others.
+
+        Args:
+            claim: keep an identity with them, if they have none yet, that stays when they are moved.
+        """
 
     def case(self, case_id: str) -> Case:
         """One case.

@@ -10,11 +10,23 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from maml_app.cases.recipe import Network, Positive, Preprocess, Strict, Training
+from maml_app.cases.recipe import Preprocess, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
+from maml_app.network.settings import Network, Positive, Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+OWN = "task"  # names the task's own values beside its conventions
+LABEL_FILES = (
+    *("label", "labels", "seg", "segm", "segmentation", "mask", "gt", "dseg"),
+    *(f"{what}_{kind}" for what in ("tumor", "tumour", "lesion") for kind in ("seg", "segmentation", "mask", "label")),
+)
+
+
+def plain(name: str) -> str:
+    """A name without case, separators and the spellings that differ: `Tumor core` is `tumour_core`."""
+    key = re.sub(r"[^a-z0-9]+", "", name.lower())
+    return key.replace("tumour", "tumor").replace("oedema", "edema")
 
 
 class Modality(Strict):
@@ -63,6 +75,26 @@ class Region(Strict):
 
     name: Name
     labels: tuple[str, ...] = Field(min_length=1)
+    aliases: tuple[str, ...] = Field(default=(), description="other names, as in the labels of a dataset.json")
+
+
+class Convention(Strict):
+    """How others number the labels: their mask values -> this task's; values that are missing cannot be used.
+
+    `ids`: cases whose whole id matches (a regular expression) are in this convention, and no others.
+    """
+
+    values: dict[int, int] = Field(default={})
+    ids: str = ""
+
+    @field_validator("ids")
+    @classmethod
+    def _compiles(cls, ids: str) -> str:
+        try:
+            re.compile(ids)
+        except re.error as error:
+            raise ValueError(f"ids must be a regular expression: {error}") from None
+        return ids
 
 
 class TaskSpec(Strict):
@@ -76,8 +108,12 @@ class TaskSpec(Strict):
     labels: tuple[Label, ...] = Field(min_length=1)
     regions: tuple[Region, ...] = ()
     surface_tolerance_mm: Positive = Field(default=2.0, description="of the normalised surface Dice")
-    label_files: tuple[str, ...] = ("label", "seg", "mask", "gt", "dseg")
-    conventions: dict[str, dict[int, int]] = Field(default={}, description="other archives' mask values -> this task's")
+    label_files: tuple[str, ...] = LABEL_FILES
+    conventions: dict[str, Convention] = Field(default={}, description="other archives' mask values -> this task's")
+    convention: str = Field(
+        default="", description="in which of them the studies' label files are, or `task`; told by names and values"
+    )
+    patient: str = Field(default="", description="regular expression: its first group in a case's id is the patient")
     preprocess: Preprocess
     network: Network = Network()
     training: Training = Training()
@@ -89,6 +125,28 @@ class TaskSpec(Strict):
         if values != list(range(1, len(values) + 1)):
             raise ValueError(f"label values must be 1..{len(values)} in order, each once, got {values}")
         return labels
+
+    @field_validator("conventions", mode="before")
+    @classmethod
+    def _values_alone(cls, conventions: object) -> object:
+        """A convention may be written as its values alone."""
+        if not isinstance(conventions, dict):
+            return conventions
+        plain = [
+            name for name, one in conventions.items() if isinstance(one, dict) and not {"values", "ids"} & set(one)
+        ]
+        return {name: {"values": one} if name in plain else one for name, one in conventions.items()}
+
+    @field_validator("patient")
+    @classmethod
+    def _has_a_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"patient must be a regular expression: {error}") from None
+        if pattern and groups < 1:
+            raise ValueError(f"patient must have a group for the patient, as in ^(P[0-9]+), got {pattern!r}")
+        return pattern
 
     @model_validator(mode="after")
     def _names_fit(self) -> TaskSpec:
@@ -109,10 +167,13 @@ class TaskSpec(Strict):
                 raise ValueError(
                     f"region {region.name!r} names the unknown label {unknown[0]!r}; known: {sorted(known)}"
                 )
-        for name, mapping in self.conventions.items():
+        for name, convention in self.conventions.items():
+            mapping = convention.values
             wrong = sorted(set(mapping.values()) - set(self.label_values))
             if wrong or len(set(mapping.values())) != len(mapping):
                 raise ValueError(f"convention {name!r} must map each file value to one label value, got {mapping}")
+        if self.convention not in ("", OWN, *self.conventions):
+            raise ValueError(f"convention must be one of {[OWN, *self.conventions]}, got {self.convention!r}")
         loss = self.training.loss
         if not loss.fused and (self.network.kind != "maml" or not loss.experts):
             raise ValueError(
@@ -149,15 +210,25 @@ class TaskSpec(Strict):
         return {region.name: tuple(value[name] for name in region.labels) for region in self.regions}
 
     @property
+    def guessable(self) -> dict[str, dict[int, int]]:
+        """File value -> the task's, of the conventions that values alone may tell: those that are not known by ids."""
+        return {name: one.values for name, one in self.conventions.items() if not one.ids}
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The conventions that have a value for every label."""
+        labels = set(self.label_values)
+        return tuple(name for name, one in self.conventions.items() if set(one.values.values()) == labels)
+
+    @property
     def preference(self) -> tuple[str, ...]:
         """Modalities in the order in which they lend a case their frame: the reference, then as listed."""
         return (self.reference, *(name for name in self.modality_names if name != self.reference))
 
     def value_of(self, name: str) -> int | None:
         """Mask value of a label by its name or an alias, case and separators ignored; None if unknown."""
-        key = re.sub(r"[\s_\-]+", "", name).lower()
         for label in self.labels:
-            if key in {re.sub(r"[\s_\-]+", "", known).lower() for known in (label.name, *label.aliases)}:
+            if plain(name) in map(plain, (label.name, *label.aliases)):
                 return label.value
         return None
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,26 @@ RETRIES = 5  # of a part, if its worker is lost
 Problems = list[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where scoring runs: the address of a running Ray cluster, or "local" for this machine's cores.
+
+    `workers`: how many, at most; 0 for one a GPU, or one a core where there is none.
+    """
+
+    address: str = LOCAL
+    workers: int = 0
+
+
 def score_on_cluster(
-    cases: Sequence[Case],
-    version: str,
-    spec: TaskSpec,
-    registry: ModelRegistry,
-    address: str = LOCAL,
-    workers: int = 0,
-    tick: Callable[[str, str], None] = lambda case_id, problem: None,
-) -> int:
-    """Score what has no score of this version yet; how many were. Stopped at any moment, it goes on where it was.
+    cases: Sequence[Case], version: str, spec: TaskSpec, registry: ModelRegistry, cluster: Cluster
+) -> Iterator[tuple[str, str]]:
+    """Score what has no score of this version yet; stopped at any moment, it goes on where it was.
+
+    Yields each case's id when it is done, and what was wrong with it ('' if nothing was).
 
     Args:
-        version: of the model, in the registry; `scoring.COLD` for what images look like.
-        address: of a running Ray cluster, as Ray writes it; "local" for one of this machine's cores.
-        workers: how many, at most; 0 for one a GPU, or one a core where there is none.
-        tick: called for each case with its id and what was wrong with it ('' if nothing was).
+        version: of the model, in the registry; `worth.COLD` for what images look like.
 
     Raises:
         MamlError: Ray is not installed or cannot be reached; scores cannot be written; a part was lost too often.
@@ -56,25 +60,22 @@ def score_on_cluster(
     store = ScoreStore(registry.scores)
     waiting = store.waiting(cases, version)
     if not waiting:
-        return 0
-    ray = _start(address, workers)
+        return
+    ray = _start(cluster)
     try:
         resources = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
         score = ray.remote(max_retries=RETRIES, **resources)(_score_part)
         slots = int(ray.cluster_resources().get("GPU" if "num_gpus" in resources else "CPU", 1))
         parts = iter([waiting[start : start + PART] for start in range(0, len(waiting), PART)])
         running: list[Any] = []
-        done = 0
         while True:
             # as many parts ahead as keep the workers busy: what lies in an archive is fetched only then
-            while len(running) < 2 * (workers or slots) and (part := next(parts, None)) is not None:
+            while len(running) < 2 * (cluster.workers or slots) and (part := next(parts, None)) is not None:
                 running.append(score.remote([_fetched(case) for case in part], version, spec, registry.root))
             if not running:
-                return done
+                return
             ready, running = ray.wait(running)
-            for case_id, problem in ray.get(ready[0]):
-                done += not problem
-                tick(case_id, problem)
+            yield from ray.get(ready[0])
     except ray.exceptions.RayTaskError as error:
         raise StudiesError(str(error.cause)) from None
     except ray.exceptions.RayError as error:
@@ -83,7 +84,7 @@ def score_on_cluster(
         ray.shutdown()
 
 
-def _start(address: str, workers: int) -> Any:
+def _start(cluster: Cluster) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -91,13 +92,14 @@ def _start(address: str, workers: int) -> Any:
         raise MamlError(
             "expected Ray for scoring on a cluster, it is not installed: pip install -r requirements-cluster.txt"
         ) from None
+    address = cluster.address
     here = str(Path(__file__).resolve().parents[2])
     options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": here}}, "log_to_driver": False}
     try:
         _reach(address)
         if address == LOCAL:
             here_only = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-            ray.init("local", num_cpus=workers or None, **here_only, **options)
+            ray.init("local", num_cpus=cluster.workers or None, **here_only, **options)
         else:
             ray.init(address, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -130,14 +132,9 @@ def _score_part(cases: list[Case], version: str, spec: TaskSpec, root: Path) -> 
     """In a worker: score what of these cases is not scored yet; each case, and what was wrong with it."""
     torch.set_num_threads(1)
     registry = ModelRegistry(root)
-    found = {case.id: "" for case in cases}
-
-    def tick(case_id: str, problem: str) -> None:
-        found[case_id] = problem
-
     model = None if version == COLD else _model(registry.path(version), version, spec.model_dump_json())
-    score_all(cases, model, spec, ScoreStore(registry.scores), tick)
-    return list(found.items())
+    done = dict(score_all(cases, model, spec, ScoreStore(registry.scores)))
+    return [(case.id, done.get(case.id, "")) for case in cases]
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.picture import draw
 from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.worth import COLD, CaseScore, score_opinions
+from maml_app.disk import sweep
 from maml_app.errors import MamlError, StudiesError
 from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.network.window import Opinions, predict_opinions
@@ -26,10 +27,11 @@ def look_at(case: Case, model: Model | None, spec: TaskSpec) -> tuple[CaseScore,
     """
     prepared = prepare(case, spec)
     if model is None:
-        present = tuple(name for name in spec.modality_names if name in case.images)
         nothing = {name: {"entropy": 0.0, "divergence": 0.0} for name in spec.label_values.values()}
         looks = _looks(prepared)
-        return CaseScore(case.id, COLD, present, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks), b""
+        return CaseScore(
+            case.id, COLD, prepared.used, 0.0, 0.0, 0.0, {}, nothing, 0.0, 0, looks, tuple(prepared.left_out)
+        ), b""
     opinions, score = opinions_of(prepared, case, model, spec)
     return score, draw(prepared, opinions, score, spec)
 
@@ -39,8 +41,7 @@ def opinions_of(prepared: Prepared, case: Case, model: Model, spec: TaskSpec) ->
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
     opinions = predict_opinions(model.network, images, presence, model.checkpoint.patch)
     score = score_opinions(opinions, case.id, model.version, spec, prepared.grid.voxel_ml)
-    present = tuple(name for name in spec.modality_names if name in case.images)
-    return opinions, replace(score, present=present)
+    return opinions, replace(score, present=prepared.used, left_out=tuple(prepared.left_out))
 
 
 def _looks(prepared: Prepared) -> tuple[float, ...]:
@@ -54,28 +55,22 @@ def _looks(prepared: Prepared) -> tuple[float, ...]:
 
 
 def score_all(
-    cases: Sequence[Case],
-    model: Model | None,
-    spec: TaskSpec,
-    store: ScoreStore,
-    tick: Callable[[str, str], None] = lambda case_id, problem: None,
-    wait: Callable[[], float] = lambda: 0.0,
-) -> int:
-    """Score what has no score of this version yet; how many were. Stopped at any moment, it goes on where it was.
+    cases: Sequence[Case], model: Model | None, spec: TaskSpec, store: ScoreStore
+) -> Iterator[tuple[str, str]]:
+    """Score what has no score of this version yet; stopped at any moment, it goes on where it was.
 
-    Args:
-        tick: called after each case with its id and what was wrong with it ('' if nothing was).
-        wait: called before each case, to let others go first.
+    Yields each case's id when it is done, and what was wrong with it ('' if nothing was).
+
+    Raises:
+        StudiesError: scores cannot be written.
     """
-    done = 0
+    sweep(store.root / (model.version if model else COLD))
     for case in store.waiting(cases, model.version if model else COLD):
-        wait()
+        problem = ""
         try:
             store.write(*look_at(case, model, spec))
-            done += 1
-            tick(case.id, "")
         except StudiesError:
             raise  # no case after this one can be kept either
         except MamlError as error:
-            tick(case.id, str(error))
-    return done
+            problem = str(error)
+        yield case.id, problem

@@ -27,8 +27,11 @@ from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.choosing.worth import CaseScore
 from maml_app.disk import write_text
 from maml_app.errors import TrainingError
-from maml_app.evaluation.evaluate import score_case, summarise
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.evaluation.evaluate import score_case
+from maml_app.evaluation.scores import Scores
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 
@@ -36,7 +39,7 @@ FORMAT = "simulation 1"  # to be changed with training or scores: states from be
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """What is played: `start` cases are labelled at random, then `batch` more in each round, at most `at_most`."""
 
     strategies: tuple[str, ...]
@@ -59,10 +62,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class State:
-    """How things stand with some cases labelled: `test` is what `summarise` returns, `scores` of every other case."""
+    """How things stand with some cases labelled: the test cases' scores, and how much each case can teach."""
 
     labelled: tuple[str, ...]
-    test: dict[str, Any]
+    test: Scores
     scores: dict[str, CaseScore]
 
 
@@ -89,20 +92,20 @@ class Simulation:
         labels = {case_id: read_case_label(case, self.spec) for case_id, case in self.choose.items()}
         return {case_id: float((one.voxels > 0).sum()) * one.grid.voxel_ml for case_id, one in labels.items()}
 
-    def play(self, strategy: str, seed: int, plan: Plan) -> list[State]:
-        """The states from `plan.start` labels on, one a round; the same start for every strategy of a seed.
+    def play(self, strategy: str, seed: int, schedule: Schedule) -> list[State]:
+        """The states from `schedule.start` labels on, one a round; the same start for every strategy of a seed.
 
         Raises:
-            TrainingError: fewer cases than the plan starts with.
+            TrainingError: fewer cases than the schedule starts with.
         """
         ids = sorted(self.choose)
-        if len(ids) < plan.start:
-            raise TrainingError(f"expected at least {plan.start} labelled cases to choose from, got {len(ids)}")
-        labelled = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[: plan.start]]
+        if len(ids) < schedule.start:
+            raise TrainingError(f"expected at least {schedule.start} labelled cases to choose from, got {len(ids)}")
+        labelled = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[: schedule.start]]
         states = [self.state(labelled, seed)]
-        most = min(plan.at_most, len(ids))
-        for _ in range(plan.rounds):
-            count = min(plan.batch, most - len(labelled))
+        most = min(schedule.at_most, len(ids))
+        for _ in range(schedule.rounds):
+            count = min(schedule.batch, most - len(labelled))
             if count <= 0:
                 break
             pool = Pool(
@@ -127,20 +130,19 @@ class Simulation:
             content = self._reach(labelled, seed)
             write_text(path, json.dumps(content))
         scores = {
-            one["case"]: CaseScore(**{**one, "present": tuple(one["present"]), "features": tuple(one["features"])})
+            one["case"]: CaseScore(
+                **one | {name: tuple(one.get(name, ())) for name in ("present", "features", "left_out")}
+            )
             for one in content["scores"]
         }
-        return State(tuple(labelled), summarise(content["test"], self.spec), scores)
+        return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)
 
     def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
         chosen = [self.choose[case_id] for case_id in labelled]
-        result = train(self.spec, chosen, seed=seed, device=self.device, prepared=self.folder / "prepared")
+        recipe = Recipe(seed=seed, devices=(self.device,), prepared=self.folder / "prepared")
+        result = train(self.spec, chosen, recipe)
         model = Model("simulated", result.network, result.checkpoint, self.device)
-        patch = self.spec.training.patch
-        test = {
-            case.id: score_case(model.network, case, self.spec, patch, self.device, self._prepare(case))
-            for case in self.test
-        }
+        test = {case.id: score_case(model.segmenter(self.spec), case, self._prepare(case)) for case in self.test}
         scores = [opinions_of(self._prepare(case), case, model, self.spec)[1] for case in self.choose.values()]
         return {"labelled": labelled, "seed": seed, "test": test, "scores": [asdict(score) for score in scores]}
 
@@ -151,24 +153,24 @@ class Simulation:
 
 
 def simulate(
-    simulation: Simulation, plan: Plan, tick: Callable[[str], None] = lambda text: None
+    simulation: Simulation, schedule: Schedule, tick: Callable[[str], None] = lambda text: None
 ) -> dict[str, list[list[dict[str, Any]]]]:
     """Play every strategy with every seed: strategy -> one list a seed -> one row a round.
 
     A row holds `labels`, `full` and `mean` (Dice of the test cases, all modalities and over subsets), `drawn_ml`, and
     `cases`, those that were added.
     """
-    curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in plan.strategies}
-    for seed in plan.seeds:
-        for name in plan.strategies:
+    curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in schedule.strategies}
+    for seed in schedule.seeds:
+        for name in schedule.strategies:
             rows: list[dict[str, Any]] = []
             before: set[str] = set()
-            for state in simulation.play(name, seed, plan):
+            for state in simulation.play(name, seed, schedule):
                 rows.append(
                     {
                         "labels": len(state.labelled),
-                        "full": state.test["full"],
-                        "mean": state.test["mean"],
+                        "full": state.test.full,
+                        "mean": state.test.mean,
                         "drawn_ml": round(sum(simulation.foreground_ml[case_id] for case_id in state.labelled), 1),
                         "cases": sorted(set(state.labelled) - before),
                     }

@@ -28,10 +28,10 @@ class ScoreStore:
         """All scores of a version, or those of some cases, by case id; a damaged file counts as not there."""
         found = {}
         folder = self.root / version
-        for path in folder.glob("*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
+        for path in folder.glob("[!.]*.json") if cases is None else [folder / f"{case}.json" for case in cases]:
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                content |= {"present": tuple(content["present"]), "features": tuple(content["features"])}
+                content |= {name: tuple(content.get(name, ())) for name in ("present", "features", "left_out")}
                 found[path.stem] = CaseScore(**content)
             except (OSError, ValueError, TypeError, KeyError):
                 continue
@@ -72,5 +72,6 @@ class ScoreStore:
     def waiting(self, cases: Sequence[Case], version: str) -> list[Case]:
         """Cases that have no score of this version, or one from before a modality came or went; unlabelled first."""
         scores = self.read(version, [case.id for case in cases])
-        stale = [case for case in cases if case.id not in scores or set(scores[case.id].present) != set(case.images)]
+        had = {case_id: {*score.present, *score.left_out} for case_id, score in scores.items()}
+        stale = [case for case in cases if had.get(case.id) != {*case.images, *case.left_out}]
         return sorted(stale, key=lambda case: case.label is not None)

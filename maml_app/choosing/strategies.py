@@ -152,14 +152,39 @@ def _maml(pool: Pool) -> Values:
     return values
 
 
-STRATEGIES: dict[str, tuple[Callable[[Pool], Values], str]] = {
-    "maml": (_maml, "Experts' disagreement beyond the usual, uncertainty by label, and unlikeness to labelled cases"),
-    "disagreement": (_disagreement, "Where the experts of the modalities disagree most, beyond what they always do"),
-    "entropy": (_entropy, "Where the ensemble is least sure of the foreground"),
-    "diverse": (distances, "The case least like those that are labelled"),
-    "foreground_random": (_foreground_random, "Any case in which the model finds something"),
-    "random": (_random, "Any case without a final label"),
-    "first": (_first, "The first case without a final label, by id"),
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose.
+
+    Attributes:
+        words: what it goes by, for people.
+        values: the case with the highest value is next; cases that it says nothing of come last.
+        looks: whether it asks what a model sees; before the first model it goes by what the images look like.
+        tells: whether its values mean something to people.
+    """
+
+    name: str
+    words: str
+    values: Callable[[Pool], Values]
+    looks: bool = True
+    tells: bool = True
+
+
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("maml", "Experts' disagreement beyond the usual, uncertainty by label, and unlikeness", _maml),
+        Strategy(
+            "disagreement",
+            "Where the experts of the modalities disagree most, beyond what they always do",
+            _disagreement,
+        ),
+        Strategy("entropy", "Where the ensemble is least sure of the foreground", _entropy),
+        Strategy("diverse", "The case least like those that are labelled", distances),
+        Strategy("foreground_random", "Any case in which the model finds something", _foreground_random, tells=False),
+        Strategy("random", "Any case without a final label", _random, looks=False, tells=False),
+        Strategy("first", "The first case without a final label, by id", _first, looks=False, tells=False),
+    )
 }
 
 DEFAULT = "foreground_random"  # what clients get who ask for `random`, as long as no other was measured to beat it
@@ -171,10 +196,9 @@ def rank(strategy: str, pool: Pool) -> list[Ranked]:
     Cases that the strategy has no value for, as they are not scored yet, come last, in random order. Before the first
     model every strategy that would ask it goes by what the images look like: the most unlike first.
     """
-    blind = strategy in ("random", "first")
-    shown = not blind and strategy != "foreground_random"
+    chosen = STRATEGIES[strategy]
     cold = any(score.version == COLD for score in pool.scored)
-    values = (distances if cold and not blind else STRATEGIES[strategy][0])(pool)
+    values = (distances if cold and chosen.looks else chosen.values)(pool)
     chance = _random(pool)
     order = sorted(pool.waiting, key=lambda case: (case.id not in values, -values.get(case.id, chance[case.id])))
     unlike = distances(pool)
@@ -185,7 +209,7 @@ def rank(strategy: str, pool: Pool) -> list[Ranked]:
             case.id,
             place,
             len(order),
-            round(values[case.id], 4) if shown and case.id in values else None,
+            round(values[case.id], 4) if chosen.tells and case.id in values else None,
             reason(case, pool, usual, case.id in far),
         )
         for place, case in enumerate(order, start=1)

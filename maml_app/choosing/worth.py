@@ -33,6 +33,7 @@ class CaseScore:
     Attributes:
         pairs: "ct+pet" -> JSD of these two experts and the volume where their label maps differ, ml.
         labels: label name -> entropy and JSD over where that label is predicted by the ensemble or any expert.
+        left_out: modalities that the case has and that could not be used.
         foreground_ml: the fused prediction's foreground.
         worst_slice: index along the third axis of the network's grid with most disagreement, else most entropy.
     """
@@ -48,6 +49,7 @@ class CaseScore:
     foreground_ml: float
     worst_slice: int
     features: tuple[float, ...] = field(default=(), repr=False)
+    left_out: tuple[str, ...] = ()
 
 
 def over(values: torch.Tensor, where: torch.Tensor, voxel_ml: float) -> float:
@@ -61,7 +63,7 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
     experts = dict(zip(names, opinions.experts.values(), strict=True))
     fused_label = opinions.fused.argmax(dim=0)
     labels = {name: one.argmax(dim=0) for name, one in experts.items()}
-    union = torch.stack([fused_label > 0, *(one > 0 for one in labels.values())]).any(dim=0)
+    union = torch.stack([fused_label > 0, *(label > 0 for label in labels.values())]).any(dim=0)
     entropy = entropy_map(opinions.fused) / math.log(spec.classes)
     divergence = divergence_map(list(experts.values())) if len(experts) > 1 else torch.zeros_like(entropy)
     pairs = {}
@@ -77,7 +79,7 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
         overlaps.append(1.0 if both == 0 else 2 * same / both)
     by_label = {}
     for value, name in spec.label_values.items():
-        where = torch.stack([fused_label == value, *(one == value for one in labels.values())]).any(dim=0)
+        where = torch.stack([fused_label == value, *(label == value for label in labels.values())]).any(dim=0)
         by_label[name] = {
             "entropy": over(entropy, where, voxel_ml),
             "divergence": over(divergence, where, voxel_ml),

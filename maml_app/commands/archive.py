@@ -20,28 +20,30 @@ out = Console()
 
 def print_series(store: DicomWebStore) -> None:
     """Each series with its modality, its score and why; and the SEGs, with what they count as."""
-    for one in store.examinations():
-        out.print(f"\n[bold]{one.id}[/bold]  patient {one.patient or 'unknown'}", soft_wrap=True)
-        for verdict in one.verdicts:
+    for examination in store.examinations():
+        out.print(f"\n[bold]{examination.id}[/bold]  patient {examination.patient or 'unknown'}", soft_wrap=True)
+        for verdict in examination.verdicts:
             series, name = verdict.series, verdict.modality or "–"
             line = f"{name:>14} {verdict.score or '':>3}  {series.modality} {series.name}, {series.images} images: "
             out.print(line + "; ".join(verdict.reasons), soft_wrap=True, markup=False)
-            out.print(f"{'':>20}{series.uid}", style="dim", soft_wrap=True)
-        for line in _segs(one, store):
+            out.print(f"{'':>20}{series.key}", style="dim", soft_wrap=True)
+        for line in _segs(examination, store):
             out.print(line, soft_wrap=True, markup=False)
-        if not one.series:
+        for name, reason in examination.left_out.items():
+            out.print(f"{'!':>14}      {name}: {reason}", soft_wrap=True, markup=False, style="red")
+        for note in examination.notes:
+            out.print(f"{'!':>14}      {note}", soft_wrap=True, markup=False, style="yellow")
+        if not examination.series:
             out.print(f"{'':>20}no series is one of {', '.join(store.spec.modality_names)}: no case")
     file = store.cache.folder / "assign.json"
-    out.print(f"\nTo set a series by hand, write {file}: {{SeriesInstanceUID: modality or null}}\n", soft_wrap=True)
+    out.print(f"\nTo set a series by hand, write {file}: {{SERIES or SERIES#PART: modality or null}}\n", soft_wrap=True)
 
 
 def _segs(one: Examination, store: DicomWebStore) -> list[str]:
-    from maml_app.imaging.seg import content_label
-
     lines = []
     for info in one.segs:
         counts = "–"
-        if info.ours and info.task == content_label(store.spec).lower():
+        if info.ours and info.task == store.spec.name:
             counts = "proposal" if info.drawn == "AUTOMATIC" else "label"
             why = info.drawn.lower()
         elif info.ours:

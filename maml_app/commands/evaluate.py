@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maml_app.commands.common import Cases, Device, Studies, TaskOption, chosen_cases, open_task, out, progress_bar
+from maml_app.cases.spec import TaskSpec
+from maml_app.commands.common import (
+    Cases,
+    Device,
+    Studies,
+    TaskOption,
+    chosen_cases,
+    open_task,
+    out,
+    progress_bar,
+    tell_unused,
+)
 from maml_app.errors import CaseError, StudiesError
+
+if TYPE_CHECKING:
+    from maml_app.evaluation.scores import Scores
 
 
 def evaluate(
@@ -21,57 +35,69 @@ def evaluate(
     cases: Cases = "",
     device: Device = "",
 ) -> None:
-    """Score a model on the studies' labels, under every subset of modalities."""
+    """Score a model on the studies' labels, under every subset of modalities.
+
+    Exit code 1 if a labelled case could not be used; the others are scored.
+    """
     from maml_app.disk import write_text
-    from maml_app.evaluation.evaluate import compare
-    from maml_app.evaluation.evaluate import evaluate as run
+    from maml_app.evaluation.evaluate import evaluate_thoroughly
     from maml_app.evaluation.figures import bars, boxes, panel, worst
-    from maml_app.evaluation.report import markdown, page
-    from maml_app.evaluation.report import table as spreadsheet
+    from maml_app.evaluation.report import Judged, Report, page
     from maml_app.versions.predict import load_model, pick_device
 
     spec, source = open_task(studies, task)
     labelled = [case for case in chosen_cases(source, cases) if case.label is not None]
     if not labelled:
         raise CaseError(f"{studies}: expected cases with a label to score against, got none")
-    other = _report(against) if against else None
+    other = _other(against, spec) if against else None
     loaded = load_model(model, spec, model.name, pick_device(device))
-    seen = sorted(set(loaded.checkpoint.notes["trained_on"]) & {case.id for case in labelled})
+    checkpoint, segmenter = loaded.checkpoint, loaded.segmenter(spec)
+    seen = sorted(set(checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:
         out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
+    refused: dict[str, str] = {}
+
+    def skip(case_id: str, reason: str) -> None:
+        refused[case_id] = reason
+        tell_unused(case_id, reason)
+
     with progress_bar("scoring", len(labelled)) as tick:
-        report = run(loaded.network, labelled, spec, loaded.checkpoint.patch, loaded.device, tick, thorough=True)
-    report["model"] = {
-        "file": model.name,
-        "network": loaded.checkpoint.plan["kind"],
-        "trained_on_scored_cases": seen,
-        **loaded.checkpoint.notes,
-    }
-    if other:
-        report["against"] = {"file": other["model"]["file"], "subsets": compare(report, other)}
-    text = markdown(report, spec)
-    figures = {"Mean Dice by subset of modalities": bars(report, spec), "Dice of the cases": boxes(report)}
+        details = evaluate_thoroughly(segmenter, labelled, tick, skip)
+    scores = details.scores
+    if not scores.cases:
+        raise CaseError(f"{studies}: no labelled case can be scored: {'; '.join(refused.values())}")
+    compared = (other[0], scores.compared(other[1])) if other else None
+    judged = Judged(model.name, checkpoint.network.kind, checkpoint.notes, tuple(seen))
+    report = Report(spec, studies, judged, details, compared)
+    text = report.markdown()
+    figures = {"Mean Dice by subset of modalities": bars(scores), "Dice of the cases": boxes(scores)}
     for case in labelled:
-        if case.id in worst(report):
-            picture = panel(loaded.network, case, spec, loaded.checkpoint.patch, loaded.device)
+        if case.id in worst(scores):
+            picture = panel(segmenter, case)
             figures[f"{case.id}, among the lowest Dice: truth green, answer red"] = picture
     texts = {
-        "report.json": json.dumps(report, indent=1),
+        "report.json": json.dumps(report.as_dict(), indent=1),
         "report.md": text,
-        "cases.csv": spreadsheet(report),
+        "cases.csv": report.spreadsheet(),
         "report.html": page(text, spec.title, figures),
     }
     for name, content in texts.items():
         write_text(out_dir / name, content)
     out.print(text)
     out.print(f"written to {out_dir}")
+    if refused:
+        out.print(f"{len(refused)} of {len(labelled)} labelled cases are not scored: {', '.join(refused)}")
+    raise typer.Exit(1 if refused else 0)
 
 
-def _report(path: Path) -> dict[str, Any]:
+def _other(path: Path, spec: TaskSpec) -> tuple[str, Scores]:
+    """The model file and the scores that another report.json tells."""
+    from maml_app.evaluation.scores import Scores
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudiesError(f"{path}: expected a report.json written by evaluate, got: {error}") from None
     if not isinstance(content, dict) or not {"subsets", "cases", "model"} <= set(content):
         raise StudiesError(f"{path}: expected a report.json written by evaluate, got other JSON")
-    return content
+    return str(content["model"]["file"]), Scores.of(spec, content["cases"])

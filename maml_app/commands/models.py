@@ -22,7 +22,7 @@ models_app = typer.Typer(
 out = Console()
 ModelRoot = Annotated[Path, typer.Option("--models", help="where a server keeps its models (its --conf models)")]
 ModelTask = Annotated[str, typer.Option("--task", help="the task's name; may be left out if there is one only")]
-DEFAULT_MODELS = Path(__file__).resolve().parent / "model"
+DEFAULT_MODELS = Path(__file__).resolve().parents[1] / "model"
 
 
 def _registry(models: Path, task: str) -> ModelRegistry:

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from maml_app.cases.spec import parse_task
-from maml_app.commands.common import Studies, TaskOption, open_task, out, progress_bar
+from maml_app.commands.common import Studies, TaskOption, open_task, out, progress_bar, tell_unused
 from maml_app.errors import TaskSpecError
 
 
@@ -37,7 +37,7 @@ def plan(
     spec, source = open_task(studies, task)
     cases = [case for case in source.cases() if case.label is not None]
     with progress_bar("measuring", len(cases)) as tick:
-        found = take_fingerprint(cases, spec, tick)
+        found = take_fingerprint(cases, spec, tick, tell_unused)
     made = make_plan(found, spec, memory_gb or free_memory_gb() / 2)
     sizes = " x ".join(f"{side:.0f}" for side in found.median_size_mm)
     spacings = " x ".join(f"{edge:.2f}" for edge in found.median_spacing_mm)

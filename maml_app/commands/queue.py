@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, progress_bar
+from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, out, print_json, progress_bar
 from maml_app.commands.models import DEFAULT_MODELS
 from maml_app.errors import MamlError, ModelError
 
@@ -21,6 +22,7 @@ def queue(
     ] = DEFAULT_MODELS,
     strategy: Annotated[str, typer.Option(help="maml, disagreement, entropy, diverse, foreground_random, …")] = "maml",
     score: Annotated[bool, typer.Option("--score", help="first score the cases that have no score yet")] = False,
+    as_json: Json = False,
     device: Device = "",
     ray: Annotated[
         str, typer.Option(help="score on a Ray cluster: its address, or `local` for the cores or GPUs of this machine")
@@ -28,7 +30,7 @@ def queue(
     workers: Annotated[int, typer.Option(min=0, help="on Ray, at most so many; 0: as many as there are")] = 0,
 ) -> None:
     """Print the cases that wait for a label, best first, each with its score and the reason."""
-    from maml_app.choosing.cluster import score_on_cluster
+    from maml_app.choosing.cluster import Cluster, score_on_cluster
     from maml_app.choosing.look import score_all
     from maml_app.choosing.store import ScoreStore
     from maml_app.choosing.strategies import STRATEGIES, Pool, rank
@@ -40,6 +42,7 @@ def queue(
         raise MamlError(f"--strategy: expected one of {list(STRATEGIES)}, got {strategy!r}")
     spec, source = open_task(studies, task)
     registry = ModelRegistry(models / spec.name)
+    registry.belongs_to(source, claim=score or bool(ray))
     store = ScoreStore(registry.scores)
     cases = source.cases()
     if score or ray:
@@ -49,24 +52,26 @@ def queue(
             out.print(f"{error}; scoring by what the images look like", soft_wrap=True)
             model = None
         version = model.version if model else COLD
+        if ray:
+            scoring = score_on_cluster(cases, version, spec, registry, Cluster(ray, workers))
+        else:
+            scoring = score_all(cases, model, spec, store)
         with progress_bar("scoring", len(store.waiting(cases, version))) as advance:
-
-            def tick(case_id: str, problem: str) -> None:
+            for case_id, problem in scoring:
                 advance(case_id)
                 if problem:
                     out.print(f"{case_id}: {problem}", soft_wrap=True)
-
-            if ray:
-                score_on_cluster(cases, version, spec, registry, ray, workers, tick)
-            else:
-                score_all(cases, model, spec, store, tick)
     waiting = [case for case in cases if case.label is None]
     labelled = [case for case in cases if case.label is not None]
     scores = store.best(registry.history(), [case.id for case in waiting])
-    versions = sorted({one.version for one in scores.values()})
+    versions = sorted({score.version for score in scores.values()})
+    ranked = rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled)))
+    if as_json:
+        print_json({"strategy": strategy, "labelled": len(labelled), "queue": [asdict(case) for case in ranked]})
+        return
     table = Table(title=f"{len(waiting)} waiting, {len(labelled)} labelled; {strategy}, scores of {versions or 'none'}")
     for heading in ("", "case", "score", "reason"):
         table.add_column(heading, overflow="fold")
-    for one in rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled))):
-        table.add_row(str(one.place), one.case, "–" if one.value is None else f"{one.value:.3f}", one.reason)
+    for case in ranked:
+        table.add_row(str(case.place), case.case, "–" if case.value is None else f"{case.value:.3f}", case.reason)
     out.print(table)

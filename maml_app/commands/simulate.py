@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task, out
+from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, tell_unused
 from maml_app.errors import CaseError
 
 
@@ -38,16 +38,17 @@ def simulate(
     lets the strategy choose. Several processes with seeds of their own may share one folder.
     """
     from maml_app.choosing.curves import curves_markdown, draw_curves, summarise_curves
-    from maml_app.choosing.simulate import Plan, Simulation
+    from maml_app.choosing.simulate import Schedule, Simulation
     from maml_app.choosing.simulate import simulate as play
     from maml_app.disk import write_text
+    from maml_app.imaging.check import usable
     from maml_app.training.split import split
     from maml_app.versions.predict import pick_device
 
     spec, source = open_task(studies, task)
     if steps:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"steps": steps})})
-    plan = Plan(
+    schedule = Schedule(
         tuple(strategies.replace(",", " ").split()),
         start=start,
         rounds=rounds,
@@ -55,7 +56,7 @@ def simulate(
         at_most=at_most,
         seeds=tuple(range(first_seed, first_seed + seeds)),
     )
-    labelled = [case for case in source.cases() if case.label is not None]
+    labelled = usable([case for case in source.cases() if case.label is not None], spec, tell_unused)
     wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
     unknown = sorted(wanted - {case.id for case in labelled})
     if unknown:
@@ -63,11 +64,11 @@ def simulate(
     held = [case for case in labelled if case.id in wanted]
     chosen = [case for case in labelled if case.id not in wanted]
     simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
-    curves = play(simulation, plan, lambda text: out.print(text, soft_wrap=True))
+    curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))
     summary = summarise_curves(curves)
     seen = f"{len(chosen)} cases to choose from, {len(held)} to test, {spec.training.steps} steps a round"
-    head = f"{spec.title}: {seen}, from new weights each time; {len(plan.seeds)} seeds; {simulation.device}."
-    report = {"plan": asdict(plan), "test": sorted(wanted), "task": spec.model_dump(mode="json")}
+    head = f"{spec.title}: {seen}, from new weights each time; {len(schedule.seeds)} seeds; {simulation.device}."
+    report = {"plan": asdict(schedule), "test": sorted(wanted), "task": spec.model_dump(mode="json")}
     texts = {
         "report.json": json.dumps({**report, "summary": summary, "curves": curves}, indent=1),
         "report.md": curves_markdown(curves, summary, head),

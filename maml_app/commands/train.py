@@ -27,11 +27,15 @@ def train(
     ] = True,
     device: Device = "",
 ) -> None:
-    """Train on the studies' labels and write one model file."""
+    """Train on the studies' labels and write one model file.
+
+    Exit code 1 if a labelled case, or an image of one, could not be used; the model is written from the others.
+    """
     from maml_app.disk import write_text
     from maml_app.training.distributed import join_torchrun
-    from maml_app.training.optimise import Progress as Step
     from maml_app.training.optimise import ranks
+    from maml_app.training.progress import Progress as Step
+    from maml_app.training.recipe import Recipe
     from maml_app.training.train import train as run
     from maml_app.versions.predict import pick_device
     from maml_app.versions.registry import store_model
@@ -53,11 +57,13 @@ def train(
             if step.stage not in rows:
                 rows[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(rows[step.stage], completed=step.done, description=str(step) if step.losses else step.stage)
-            if step.dice or (step.losses and not out.is_terminal):
+            if step.note:
+                out.print(str(step), soft_wrap=True, markup=False, style="yellow")
+            elif step.dice or (step.losses and not out.is_terminal):
                 out.print(str(step))
 
         chosen = join_torchrun(device) or pick_device(device)
-        result = run(spec, chosen_cases(source, cases), seed=seed, device=chosen, report=show)
+        result = run(spec, chosen_cases(source, cases), Recipe(seed=seed, devices=(chosen,), report=show))
     if ranks()[0] > 0:
         return  # under torchrun the first process writes
     store_model(out_file, result.network, result.checkpoint)
@@ -66,5 +72,12 @@ def train(
     write_text(out_file.with_suffix(".yaml"), described)
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:
-        validation = result.validation
-        out.print(f"validation Dice: mean over subsets {validation['mean']}, all modalities {validation['full']}")
+        scores = result.validation
+        out.print(f"validation Dice: mean over subsets {scores.mean}, all modalities {scores.full}")
+    if result.refused or result.left_out:
+        out.print(
+            f"{len(result.refused)} labelled cases were not used, {len(result.left_out)} were used without an image "
+            "that cannot be used; look with check",
+            soft_wrap=True,
+        )
+    raise typer.Exit(1 if result.refused or result.left_out else 0)

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
-from maml_app.evaluation.metrics import bootstrap_interval, dice_scores, mean, thorough_scores
+from maml_app.errors import CaseError
+from maml_app.evaluation.metrics import Measures, dice_scores, mean, measure
+from maml_app.evaluation.scores import CaseDice, Scores, subset_name
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import Prepared, prepare, read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_subsets
 
+Skip = Callable[[str, str], None]
 
-def subset_name(subset: Sequence[str]) -> str:
-    return "+".join(subset)
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A network at work on a task's cases, in windows of `patch` (X, Y, Z) voxels."""
+
+    network: SegmentationNetwork
+    spec: TaskSpec
+    patch: Sequence[int]
+    device: torch.device
 
 
 def answers(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-    every: bool = True,
+    segmenter: Segmenter, case: Case, prepared: Prepared | None = None, every: bool = True
 ) -> Iterator[tuple[str, Array, Volume]]:
     """For every non-empty subset of the modalities that the case has: its name, the answer on the label's grid, truth.
 
@@ -36,136 +42,122 @@ def answers(
         prepared: the case as `prepare` returned it, where it is at hand.
         every: False for all modalities together only.
     """
+    spec, device = segmenter.spec, segmenter.device
     prepared = prepared or prepare(case, spec)
     truth = read_case_label(case, spec)
-    present = [name for name in spec.modality_names if name in case.images]
-    names = list(subsets(present)) if every else [tuple(present)]
+    names = list(subsets(prepared.used)) if every else [prepared.used]
     presences = [torch.tensor([name in subset for name in spec.modality_names], device=device) for subset in names]
     # several subsets a pass share the experts' features; a few at a time bounds the memory
     for start in range(0, len(names), 8):
         part = slice(start, start + 8)
-        stacked = predict_subsets(network, prepared.images.to(device), presences[part], patch)
+        stacked = predict_subsets(segmenter.network, prepared.images.to(device), presences[part], segmenter.patch)
         for subset, probabilities in zip(names[part], stacked, strict=True):
             yield subset_name(subset), restore_label(probabilities, prepared.grid, truth.grid), truth
 
 
-def score_case(
-    network: SegmentationNetwork,
-    case: Case,
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
-    prepared: Prepared | None = None,
-) -> dict[str, dict[str, float | None]]:
-    """Dice by subset name and scored name; arguments as of `answers`."""
+def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = None) -> CaseDice:
+    """Dice by subset name and scored name; `prepared` as of `answers`."""
     return {
-        subset: dice_scores(label, truth.voxels, spec.scored)
-        for subset, label, truth in answers(network, case, spec, patch, device, prepared)
+        subset: dice_scores(label, truth.voxels, segmenter.spec.scored)
+        for subset, label, truth in answers(segmenter, case, prepared)
     }
 
 
 def evaluate(
-    network: SegmentationNetwork,
+    segmenter: Segmenter,
     cases: Sequence[Case],
-    spec: TaskSpec,
-    patch: Sequence[int],
-    device: torch.device,
     tick: Callable[[str], None] = lambda case_id: None,
-    thorough: bool = False,
-) -> dict[str, Any]:
-    """Score every case. Returns `cases` (Dice by case), `subsets` (mean by subset and scored name), and `mean`.
-
-    A subset's row holds the cases that have all of its modalities; `mean` is over subsets, `full` all modalities.
+    skip: Skip | None = None,
+) -> Scores:
+    """Score every case under every subset of the modalities that it has; `tick` is called with each one's id.
 
     Args:
-        thorough: add `details`, what `thorough_scores` tells by case, subset and scored name, and `measures`, of that
-            the means by subset and scored name.
+        skip: called with the id of a case that cannot be used and the reason, and the case is left out.
+
+    Raises:
+        CaseError: a case that cannot be used, where there is no `skip`.
     """
-    per_case: dict[str, Any] = {}
-    details: dict[str, Any] = {}
+    dice = {}
     for case in cases:
-        if thorough:
-            details[case.id] = {
-                subset: thorough_scores(
-                    label, truth.voxels, spec.scored, truth.grid.spacing_mm, spec.surface_tolerance_mm
-                )
-                for subset, label, truth in answers(network, case, spec, patch, device)
-            }
-            per_case[case.id] = {
-                subset: {name: scores["dice"] for name, scores in by_name.items()}
-                for subset, by_name in details[case.id].items()
-            }
-        else:
-            per_case[case.id] = score_case(network, case, spec, patch, device)
+        with skipping(case, skip):
+            dice[case.id] = score_case(segmenter, case)
         tick(case.id)
-    report = summarise(per_case, spec)
-    return {**report, "details": details, "measures": _measures(details, spec)} if thorough else report
+    return Scores.of(segmenter.spec, dice)
 
 
-def _measures(details: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for subset in map(subset_name, subsets(spec.modality_names)):
-        for name in spec.scored:
-            found = [scores[subset][name] for scores in details.values() if subset in scores]
-            if not found:
-                continue
-            lesions = sum(one["lesions"] for one in found)
-            rows.setdefault(subset, {})[name] = {
-                "dice": mean([one["dice"] for one in found]),
-                "nsd": mean([one["nsd"] for one in found]),
-                "hd95_mm": mean([one["hd95_mm"] for one in found]),
-                "sensitivity": sum(one["found"] for one in found) / lesions if lesions else None,
-                "false_positives": mean([one["false_positives"] for one in found]),
-                "volume_error_ml": mean([abs(one["volume_error_ml"]) for one in found]),
-                "volume_bias_ml": mean([one["volume_error_ml"] for one in found]),
+@contextmanager
+def skipping(case: Case, skip: Skip | None) -> Iterator[None]:
+    """Leave a block in which a case turns out to be unusable, and tell `skip`; without one the error goes on."""
+    try:
+        yield
+    except CaseError as error:
+        if skip is None:
+            raise
+        skip(case.id, str(error))
+
+
+@dataclass(frozen=True)
+class MeanMeasures:
+    """Means of `Measures` over cases; `sensitivity`: share of all lesions that were found."""
+
+    dice: float | None
+    nsd: float | None
+    hd95_mm: float | None
+    sensitivity: float | None
+    false_positives: float | None
+    volume_error_ml: float | None
+    volume_bias_ml: float | None
+
+
+@dataclass(frozen=True)
+class Details:
+    """All measures by case id, subset name and structure."""
+
+    scores: Scores
+    cases: Mapping[str, Mapping[str, Mapping[str, Measures]]]
+
+    def means(self) -> dict[str, dict[str, MeanMeasures]]:
+        """By subset and structure."""
+        rows: dict[str, dict[str, MeanMeasures]] = {}
+        for subset in self.scores.subsets:
+            having = [by_subset[subset] for by_subset in self.cases.values() if subset in by_subset]
+            rows[subset] = {name: _mean([found[name] for found in having]) for name in self.scores.scored}
+        return rows
+
+
+def _mean(found: Sequence[Measures]) -> MeanMeasures:
+    lesions = sum(case.lesions for case in found)
+    return MeanMeasures(
+        dice=mean([case.dice for case in found]),
+        nsd=mean([case.nsd for case in found]),
+        hd95_mm=mean([case.hd95_mm for case in found]),
+        sensitivity=sum(case.found for case in found) / lesions if lesions else None,
+        false_positives=mean([case.false_positives for case in found]),
+        volume_error_ml=mean([abs(case.volume_error_ml) for case in found]),
+        volume_bias_ml=mean([case.volume_error_ml for case in found]),
+    )
+
+
+def evaluate_thoroughly(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    tick: Callable[[str], None] = lambda case_id: None,
+    skip: Skip | None = None,
+) -> Details:
+    """As `evaluate`, with surfaces, lesions and volumes besides Dice."""
+    spec = segmenter.spec
+    details: dict[str, dict[str, dict[str, Measures]]] = {}
+    for case in cases:
+        with skipping(case, skip):
+            details[case.id] = {
+                subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
+                for subset, label, truth in answers(segmenter, case)
             }
-    return rows
-
-
-def summarise(per_case: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
-    """Means and intervals of scores by case, as `evaluate` returns them."""
-    rows: dict[str, Any] = {}
-    for subset in map(subset_name, subsets(spec.modality_names)):
-        having = [scores[subset] for scores in per_case.values() if subset in scores]
-        if having:
-            by_name = {name: mean([scores[name] for scores in having]) for name in spec.scored}
-            rows[subset] = {
-                "cases": len(having),
-                **by_name,
-                "mean": mean(list(by_name.values())),
-                "interval": bootstrap_interval(list(case_means(per_case, subset).values())),
-            }
-    full = rows.get(subset_name(spec.modality_names))
-    return {
-        "subsets": rows,
-        "mean": mean([row["mean"] for row in rows.values()]),
-        "interval": bootstrap_interval(list(case_means(per_case).values())),
-        "full": full["mean"] if full else None,
-        "cases": per_case,
+        tick(case.id)
+    dice = {
+        case_id: {
+            subset: {name: measures.dice for name, measures in by_name.items()} for subset, by_name in by_subset.items()
+        }
+        for case_id, by_subset in details.items()
     }
-
-
-def case_means(per_case: dict[str, Any], subset: str | None = None) -> dict[str, float]:
-    """Mean Dice of each case over what is scored: under one subset, or over all of its subsets if None."""
-    means = {}
-    for case_id, scores in per_case.items():
-        used = list(scores.values()) if subset is None else [scores[subset]] if subset in scores else []
-        value = mean([mean(list(one.values())) for one in used])
-        if value is not None:
-            means[case_id] = value
-    return means
-
-
-def compare(report: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Paired difference, report minus other, over the cases in both: by subset, and over all subsets as "mean"."""
-    result: dict[str, Any] = {}
-    for name in [*report["subsets"], None]:
-        ours, theirs = (case_means(one["cases"], name) for one in (report, other))
-        differences = [ours[case_id] - theirs[case_id] for case_id in ours if case_id in theirs]
-        if differences:
-            result[name or "mean"] = {
-                "cases": len(differences),
-                "difference": mean(differences),
-                "interval": bootstrap_interval(differences),
-            }
-    return result
+    return Details(Scores.of(spec, dice), details)

@@ -3,68 +3,65 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from maml_app.cases.case import Case
-from maml_app.cases.spec import TaskSpec
-from maml_app.evaluation.evaluate import answers, case_means
+from maml_app.evaluation.evaluate import Segmenter, answers
+from maml_app.evaluation.metrics import mean
+from maml_app.evaluation.scores import Scores
 from maml_app.imaging.geometry import resample
-from maml_app.imaging.preprocess import Prepared, prepare, prepare_label
+from maml_app.imaging.labels import prepare_label
+from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
-from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
+from maml_app.network.ensemble import MamlEnsemble
 from maml_app.network.window import predict_attention, predict_opinions
 
 WORST = 3
 
 
-def bars(report: dict[str, Any], spec: TaskSpec) -> bytes:
+def bars(scores: Scores) -> bytes:
     """Mean Dice of each structure under each subset."""
-    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
-    names, subsets = list(spec.scored), list(report["subsets"])
-    width = 0.8 / len(names)
-    for place, name in enumerate(names):
-        heights = [report["subsets"][subset][name] or 0.0 for subset in subsets]
-        axes.bar(np.arange(len(subsets)) + (place - (len(names) - 1) / 2) * width, heights, width, label=name)
-    axes.set_xticks(range(len(subsets)), subsets, rotation=30, ha="right")
+    figure, axes = _figure(max(6.0, 0.9 * len(scores.subsets)), 3.6)
+    width = 0.8 / len(scores.scored)
+    for place, name in enumerate(scores.scored):
+        heights = [row.dice[name] or 0.0 for row in scores.subsets.values()]
+        across = np.arange(len(heights)) + (place - (len(scores.scored) - 1) / 2) * width
+        axes.bar(across, heights, width, label=name)
+    axes.set_xticks(range(len(scores.subsets)), list(scores.subsets), rotation=30, ha="right")
     axes.set(ylim=(0, 1), ylabel="mean Dice")
     axes.legend(loc="lower right")
     return _png(figure)
 
 
-def boxes(report: dict[str, Any]) -> bytes:
+def boxes(scores: Scores) -> bytes:
     """Dice of the cases, mean over structures, under each subset."""
-    figure, axes = _figure(max(6.0, 0.9 * len(report["subsets"])), 3.6)
-    subsets = list(report["subsets"])
-    axes.boxplot([list(case_means(report["cases"], subset).values()) for subset in subsets], showmeans=True)
-    axes.set_xticks(range(1, len(subsets) + 1), subsets, rotation=30, ha="right")
+    figure, axes = _figure(max(6.0, 0.9 * len(scores.subsets)), 3.6)
+    names = list(scores.subsets)
+    axes.boxplot([list(scores.case_means(subset).values()) for subset in names], showmeans=True)
+    axes.set_xticks(range(1, len(names) + 1), names, rotation=30, ha="right")
     axes.set(ylim=(0, 1), ylabel="Dice of a case")
     return _png(figure)
 
 
-def worst(report: dict[str, Any]) -> list[str]:
+def worst(scores: Scores) -> list[str]:
     """Ids of the cases that score lowest with all of their modalities, the worst first."""
-    found = {}
-    for case_id, by_subset in report["cases"].items():
-        widest = max(by_subset, key=lambda subset: subset.count("+"))
-        known = [value for value in by_subset[widest].values() if value is not None]
-        if known:
-            found[case_id] = sum(known) / len(known)
-    return sorted(found, key=lambda case_id: found[case_id])[:WORST]
+    found = {case_id: mean(list(dice[scores.all_of(case_id)].values())) for case_id, dice in scores.cases.items()}
+    known = {case_id: value for case_id, value in found.items() if value is not None}
+    return sorted(known, key=lambda case_id: known[case_id])[:WORST]
 
 
-def panel(
-    network: SegmentationNetwork, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device
-) -> bytes:
+def panel(segmenter: Segmenter, case: Case) -> bytes:
     """One case in each of its modalities, on the label's grid, at the slice where truth and answer differ most.
 
     The truth is outlined in green, the answer in red. Slices are shown as stored, along the grid's third axis.
     """
-    prepared = prepare(case, spec)
-    ((_, label, truth),) = answers(network, case, spec, patch, device, prepared, every=False)
+    spec, prepared = segmenter.spec, prepare(case, segmenter.spec)
+    ((_, label, truth),) = answers(segmenter, case, prepared, every=False)
     place = int((label != truth.voxels).sum(axis=(0, 1)).argmax())
     shown = [index for index, there in enumerate(prepared.presence.tolist()) if there]
     figure, all_axes = _figure(3.0 * len(shown), 3.4, len(shown))
@@ -79,13 +76,15 @@ def panel(
     return _png(figure)
 
 
-def inside(network: MamlEnsemble, case: Case, spec: TaskSpec, patch: Sequence[int], device: torch.device) -> bytes:
-    """What goes on in the ensemble: each modality's image, its expert's opinion, and the attention that it gets.
+def inside(segmenter: Segmenter, case: Case) -> bytes:
+    """What goes on in an ensemble: each modality's image, its expert's opinion, and the attention that it gets.
 
     On the network's grid, at the slice with most foreground in the truth; last the fused opinion, and the truth.
     """
+    network, spec, patch = segmenter.network, segmenter.spec, segmenter.patch
+    assert isinstance(network, MamlEnsemble)
     prepared = prepare(case, spec)
-    images, presence = prepared.images.to(device), prepared.presence.to(device)
+    images, presence = prepared.images.to(segmenter.device), prepared.presence.to(segmenter.device)
     opinions = predict_opinions(network, images, presence, patch)
     attention = predict_attention(network, images, presence, patch)
     truth = prepare_label(case, spec, prepared.grid) > 0
@@ -93,31 +92,32 @@ def inside(network: MamlEnsemble, case: Case, spec: TaskSpec, patch: Sequence[in
     rows = [*opinions.experts]
     figure, axes = _figure(7.5, 2.4 * (len(rows) + 1), 3, len(rows) + 1)
     span = (0.0, float(attention.max()))
+    show = partial(_show, truth=truth[:, :, place])
     for row, index in enumerate(rows):
         name = spec.modality_names[index]
-        _show(axes[row, 0], prepared.images[index], place, name, truth, "gray")
-        _show(axes[row, 1], 1 - opinions.experts[index][0], place, f"expert of {name}", truth, "magma", (0, 1))
-        _show(axes[row, 2], attention[index], place, f"attention to {name}", truth, "viridis", span)
-    _show(axes[-1, 0], 1 - opinions.fused[0], place, "fused", truth, "magma", (0, 1))
-    _show(axes[-1, 1], torch.from_numpy(truth), place, "truth", truth, "gray", (0, 1))
+        show(axes[row, 0], prepared.images[index][:, :, place], _Look(name, "gray"))
+        show(axes[row, 1], 1 - opinions.experts[index][0, :, :, place], _Look(f"expert of {name}", "magma", (0, 1)))
+        show(axes[row, 2], attention[index][:, :, place], _Look(f"attention to {name}", "viridis", span))
+    show(axes[-1, 0], 1 - opinions.fused[0, :, :, place], _Look("fused", "magma", (0, 1)))
+    show(axes[-1, 1], torch.from_numpy(truth[:, :, place]), _Look("truth", "gray", (0, 1)))
     axes[-1, 2].set_axis_off()
     return _png(figure)
 
 
-def _show(
-    axes: Any,
-    values: torch.Tensor,
-    place: int,
-    title: str,
-    truth: Array,
-    colours: str,
-    span: tuple[float, float] | None = None,
-) -> None:
-    low, high = span or (None, None)
-    axes.imshow(np.asarray(values[:, :, place]).T, cmap=colours, origin="lower", vmin=low, vmax=high)
-    if truth[:, :, place].any():
-        axes.contour(truth[:, :, place].T, levels=[0.5], colors=["#40e060"], linewidths=[1.0])
-    axes.set_title(title, fontsize=9)
+@dataclass(frozen=True)
+class _Look:
+    title: str
+    colours: str
+    span: tuple[float, float] | None = None
+
+
+def _show(axes: Any, values: torch.Tensor, look: _Look, truth: Array) -> None:
+    """A slice (X, Y) with the truth's contour."""
+    low, high = look.span or (None, None)
+    axes.imshow(np.asarray(values).T, cmap=look.colours, origin="lower", vmin=low, vmax=high)
+    if truth.any():
+        axes.contour(truth.T, levels=[0.5], colors=["#40e060"], linewidths=[1.0])
+    axes.set_title(look.title, fontsize=9)
     axes.set_axis_off()
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from maml_app.imaging.volume import Array
-
-# MONAI warns of its own call, once a process
-warnings.filterwarnings("ignore", message="monai.metrics.utils get_mask_edges")
+from maml_app.imaging.volume import Array, Volume
 
 TOUCH = np.ones((3, 3, 3))  # voxels that share a corner belong to one lesion
 FOUND = 0.1  # share of a lesion that must be marked
@@ -33,49 +31,77 @@ def dice_scores(prediction: Array, truth: Array, scored: Mapping[str, Sequence[i
     return {name: dice(prediction, truth, values) for name, values in scored.items()}
 
 
-def thorough_scores(
-    prediction: Array,
-    truth: Array,
-    scored: Mapping[str, Sequence[int]],
-    spacing_mm: Sequence[float],
-    tolerance_mm: float,
-) -> dict[str, dict[str, float | None]]:
-    """By the names of TaskSpec.scored, for label maps (X, Y, Z) of one grid:
+@dataclass(frozen=True)
+class Measures:
+    """How one structure of a label map compares with the truth.
 
-    dice; nsd: normalised surface Dice at `tolerance_mm` (Nikolov, arXiv 1809.04430), empty in one: 0; hd95_mm: the 95th
-    percentile of the Hausdorff distance, empty in one: the image's diagonal; lesions: connected parts of the truth;
-    found: of these, marked by a tenth at least; false_positives: parts of the answer that touch no truth; volume_ml;
-    truth_ml; volume_error_ml: answer minus truth.
+    Attributes:
+        dice: None if it is in neither.
+        nsd: normalised surface Dice (Nikolov, arXiv 1809.04430); empty in one: 0.
+        hd95_mm: the 95th percentile of the Hausdorff distance; empty in one: the image's diagonal.
+        lesions: connected parts of the truth; `found`: of these, marked by a tenth at least.
+        false_positives: connected parts of the answer that touch no truth.
+        volume_error_ml: answer minus truth.
     """
-    return {
-        name: {
-            "dice": dice(prediction, truth, values),
-            **_surfaces(np.isin(prediction, list(values)), np.isin(truth, list(values)), spacing_mm, tolerance_mm),
-            **_lesions(np.isin(prediction, list(values)), np.isin(truth, list(values))),
-            **_volumes(np.isin(prediction, list(values)), np.isin(truth, list(values)), spacing_mm),
-        }
-        for name, values in scored.items()
-    }
+
+    dice: float | None
+    nsd: float | None
+    hd95_mm: float | None
+    lesions: int
+    found: int
+    false_positives: int
+    volume_ml: float
+    truth_ml: float
+    volume_error_ml: float
 
 
-def _surfaces(one: Array, two: Array, spacing_mm: Sequence[float], tolerance_mm: float) -> dict[str, float | None]:
+def measure(
+    prediction: Array, truth: Volume, scored: Mapping[str, Sequence[int]], tolerance_mm: float
+) -> dict[str, Measures]:
+    """By the names of TaskSpec.scored, for a label map (X, Y, Z) on the truth's grid; `tolerance_mm` is for `nsd`."""
+    found = {}
+    for name, values in scored.items():
+        answer, true = np.isin(prediction, list(values)), np.isin(truth.voxels, list(values))
+        nsd, hd95_mm = _surfaces(answer, true, truth.grid.spacing_mm, tolerance_mm)
+        lesions, hits, false_positives = _lesions(answer, true)
+        answer_ml, true_ml = (float(mask.sum()) * truth.grid.voxel_ml for mask in (answer, true))
+        found[name] = Measures(
+            dice(prediction, truth.voxels, values),
+            nsd,
+            hd95_mm,
+            lesions,
+            hits,
+            false_positives,
+            answer_ml,
+            true_ml,
+            answer_ml - true_ml,
+        )
+    return found
+
+
+def _surfaces(
+    one: Array, two: Array, spacing_mm: Sequence[float], tolerance_mm: float
+) -> tuple[float | None, float | None]:
     if not one.any() and not two.any():
-        return {"nsd": None, "hd95_mm": None}
+        return None, None
     if not one.any() or not two.any():
         diagonal = math.sqrt(sum((side * edge) ** 2 for side, edge in zip(one.shape, spacing_mm, strict=True)))
-        return {"nsd": 0.0, "hd95_mm": diagonal}
+        return 0.0, diagonal
     # scipy, which these need, is not there on every machine that trains
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
 
     masks = [torch.from_numpy(mask)[None, None].float() for mask in (one, two)]
     spacing = [float(edge) for edge in spacing_mm]
-    nsd = compute_surface_dice(*masks, [tolerance_mm], include_background=True, spacing=spacing)
-    hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
-    return {"nsd": float(nsd), "hd95_mm": float(hd95)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="monai.metrics.utils get_mask_edges")  # MONAI warns of its own call
+        nsd = compute_surface_dice(*masks, [tolerance_mm], include_background=True, spacing=spacing)
+        hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
+    return float(nsd), float(hd95)
 
 
-def _lesions(prediction: Array, truth: Array) -> dict[str, float | None]:
+def _lesions(prediction: Array, truth: Array) -> tuple[int, int, int]:
+    """Connected parts of the truth, those of them that are marked, and parts of the answer that touch no truth."""
     from scipy import ndimage
 
     lesions, count = ndimage.label(truth, TOUCH)
@@ -83,17 +109,7 @@ def _lesions(prediction: Array, truth: Array) -> dict[str, float | None]:
     marked = np.bincount(lesions[prediction], minlength=count + 1)[1:]
     answers, marks = ndimage.label(prediction, TOUCH)
     touching = len(set(np.unique(answers[truth])) - {0})
-    return {
-        "lesions": count,
-        "found": int((marked >= np.maximum(1, FOUND * sizes)).sum()),
-        "false_positives": marks - touching,
-    }
-
-
-def _volumes(prediction: Array, truth: Array, spacing_mm: Sequence[float]) -> dict[str, float | None]:
-    voxel_ml = math.prod(spacing_mm) / 1000
-    volume, true = float(prediction.sum()) * voxel_ml, float(truth.sum()) * voxel_ml
-    return {"volume_ml": volume, "truth_ml": true, "volume_error_ml": volume - true}
+    return count, int((marked >= np.maximum(1, FOUND * sizes)).sum()), marks - touching
 
 
 def bootstrap_interval(values: Sequence[float], draws: int = 10_000) -> tuple[float, float] | None:

@@ -30,5 +30,5 @@ def entropy_map(probabilities: torch.Tensor) -> torch.Tensor:
 def divergence_map(opinions: Sequence[torch.Tensor]) -> torch.Tensor:
     """Jensen-Shannon divergence in nats of several class probabilities (K, …), per voxel; 0 for one opinion."""
     mean = torch.stack(list(opinions)).mean(dim=0)
-    result = entropy_map(mean) - torch.stack([entropy_map(one) for one in opinions]).mean(dim=0)
+    result = entropy_map(mean) - torch.stack([entropy_map(opinion) for opinion in opinions]).mean(dim=0)
     return result.clamp(min=0)

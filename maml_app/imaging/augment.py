@@ -13,6 +13,7 @@ from monai.transforms.spatial.array import AffineGrid, RandSimulateLowResolution
 from monai.transforms.utils import create_rotate
 from monai.utils.type_conversion import convert_to_tensor
 
+from maml_app.cases.recipe import Augment
 from maml_app.imaging.volume import Array
 
 MARGIN = 1.25  # patches are cut so much larger before they are turned and scaled, so that no empty corners appear
@@ -48,16 +49,13 @@ def draw(
     modalities: int,
     flips: Sequence[bool],
     spacing_mm: Sequence[float],
-    misalignment_mm: float = 0.0,
-    elastic_mm: float = 0.0,
-    low_resolution: float = 0.0,
+    extent: Augment = Augment(),  # noqa: B008 - frozen
 ) -> Augmentation:
     """Draw flips, a rotation (about 15 degrees at most, in mm so that it stays rigid) and scaling, and intensities.
 
-    Args:
-        misalignment_mm: in half of the draws one modality is shifted by up to so much along each axis.
-        elastic_mm: in a third of the draws all are deformed alike, by up to so much along each axis.
-        low_resolution: how likely a modality is to lose resolution, down to half.
+    Of `extent`: in half of the draws one modality is shifted by up to `misalignment_mm` along each axis; in a third all
+    are deformed alike, by up to `elastic_mm`; with the probability `low_resolution` a modality loses up to half of its
+    resolution.
     """
     signs = np.where(np.array(flips) & (rng.random(3) < 0.5), -1.0, 1.0)
     angles = rng.uniform(-0.26, 0.26, 3) * (rng.random() < 0.5)
@@ -73,12 +71,12 @@ def draw(
         "seed": int(rng.integers(2**31)),
     }
     offsets = np.zeros((modalities, 3))
-    if misalignment_mm and modalities > 1 and rng.random() < 0.5:
-        offsets[rng.integers(modalities)] = rng.uniform(-misalignment_mm, misalignment_mm, 3) / edges
+    if extent.misalignment_mm and modalities > 1 and rng.random() < 0.5:
+        offsets[rng.integers(modalities)] = rng.uniform(-extent.misalignment_mm, extent.misalignment_mm, 3) / edges
     warp = None
-    if elastic_mm and rng.random() < 1 / 3:
-        warp = rng.uniform(-elastic_mm, elastic_mm, (3, *[CONTROLS] * 3)) / edges[:, None, None, None]
-    zoom = np.where(rng.random(modalities) < low_resolution, rng.uniform(0.5, 1, modalities), 1.0)
+    if extent.elastic_mm and rng.random() < 1 / 3:
+        warp = rng.uniform(-extent.elastic_mm, extent.elastic_mm, (3, *[CONTROLS] * 3)) / edges[:, None, None, None]
+    zoom = np.where(rng.random(modalities) < extent.low_resolution, rng.uniform(0.5, 1, modalities), 1.0)
     return Augmentation(matrix=matrix, offsets=offsets, warp=warp, zoom=zoom, **intensity)
 
 

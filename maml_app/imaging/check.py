@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,61 +10,84 @@ import numpy as np
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError
-from maml_app.imaging.files import read_image
-from maml_app.imaging.preprocess import normalise, read_case_label, suv_scale
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.plausible import suv_scale
+from maml_app.imaging.reading import readings
 from maml_app.imaging.volume import Grid
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One case as `check` shows it: a grid for each readable modality, the label in words, problems and notes."""
+    """One case as `check` shows it, and as training and inference take it.
+
+    Attributes:
+        grids: by modality, of those that can be used.
+        left_out: modalities that the case has and that cannot be used, and why.
+        label: the label in words.
+        refused: why the case is not trained on or scored against, although it has a label; '' if it is, or has none.
+        notes: what is odd and can be used all the same.
+    """
 
     case: Case
     grids: dict[str, Grid]
+    left_out: Mapping[str, str]
     label: str
-    problems: tuple[str, ...]
+    refused: str
     notes: tuple[str, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        told = [f"{name}: {reason}" for name, reason in self.left_out.items()]
+        return (*told, *([f"label: {self.refused}"] if self.refused else []), *self._of_case)
+
+    @property
+    def _of_case(self) -> tuple[str, ...]:
+        return () if self.refused else self.case.problems
 
 
 def inspect(case: Case, spec: TaskSpec) -> Finding:
     """Read every file of a case and collect all that is wrong with it; raises nothing for a broken file."""
-    problems = list(case.problems)
-    notes: list[str] = []
+    notes = list(case.notes)
     grids: dict[str, Grid] = {}
-    for modality in spec.modalities:
-        if modality.name not in case.images:
+    left_out: dict[str, str] = {}
+    for one in readings(case, spec):
+        name = one.modality.name
+        if one.volume is None:
+            left_out[name] = one.problem
             continue
-        try:
-            volume = read_image(case.images[modality.name])
-            if volume.voxels.min() == volume.voxels.max():
-                problems.append(f"{modality.name}: every voxel is {volume.voxels.flat[0]:g}")
-            normalise(volume, modality)
-            if modality.kind == "PET" and suv_scale(volume.voxels) != 1:
-                notes.append(f"{modality.name}: read as hundredths of SUV")
-            grids[modality.name] = volume.grid
-        except (MamlError, ValueError) as error:
-            problems.append(f"{modality.name}: {error}")
-    frame = next((name for name in spec.preference if name in grids), None)
-    for name, grid in grids.items():
-        if frame and not grid.overlaps(grids[frame]):
-            problems.append(f"{name} does not overlap {frame} in space: are both from one examination?")
-    return Finding(case, grids, _label(case, spec, grids, problems), tuple(problems), tuple(notes))
+        grids[name] = one.volume.grid
+        if one.modality.kind == "PET" and suv_scale(one.volume.voxels) != 1:
+            notes.append(f"{name}: read as hundredths of SUV")
+    ordered = {name: grids[name] for name in spec.modality_names if name in grids}
+    label, refused = _label(case, spec)
+    if case.label and not refused and not grids:
+        refused = "no image of the case can be used"
+    return Finding(case, ordered, left_out, label, refused, tuple(notes))
 
 
-def _label(case: Case, spec: TaskSpec, grids: dict[str, Grid], problems: list[str]) -> str:
+def usable(cases: Sequence[Case], spec: TaskSpec, skip: Callable[[str, str], None]) -> list[Case]:
+    """Labelled cases that can be trained on and scored against; `skip` is called with the others, and why."""
+    kept = []
+    for case in cases:
+        finding = inspect(case, spec)
+        if finding.refused:
+            skip(case.id, finding.refused)
+        else:
+            kept.append(case)
+    return kept
+
+
+def _label(case: Case, spec: TaskSpec) -> tuple[str, str]:
+    """The label in words, and why it is not used."""
     if case.label is None:
-        return "–"
+        return "–", ""
     try:
         label = read_case_label(case, spec)
     except MamlError as error:
-        problems.append(f"label: {error}")
-        return "unusable"
-    on = next((name for name, grid in grids.items() if grid.same_as(label.grid)), None)
-    if grids and on is None:
-        problems.append(f"label: on no grid of the case's images, {label.grid}")
+        return "unusable", str(error)
     values, counts = np.unique(label.voxels[label.voxels > 0], return_counts=True)
     volumes = [
         f"{spec.label_values[int(value)]} {count * label.grid.voxel_ml:.1f} ml"
         for value, count in zip(values, counts, strict=True)
     ]
-    return f"{case.label.id}: {', '.join(volumes) or 'empty'}"
+    return f"{case.label.id}: {', '.join(volumes) or 'empty'}", ""

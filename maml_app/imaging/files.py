@@ -15,6 +15,7 @@ from maml_app.cases.case import FileRef
 from maml_app.disk import write_atomically
 from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.claims import nifti_shape
+from maml_app.imaging.header import REWRITE, placed_grid
 from maml_app.imaging.nrrd_file import read_nrrd
 from maml_app.imaging.volume import Array, Grid, Volume
 
@@ -49,6 +50,22 @@ def _open(ref: FileRef) -> Any:
         raise ImageError(f"{path}: expected a NIfTI file, got something else or a damaged header ({error})") from None
 
 
+def _unpacked(ref: FileRef) -> Any:
+    """The image in a gzip file, read to its end: only there is the checksum (RFC 1952) that tells damaged voxels."""
+    image = _open(ref)  # tells everything that the header shows
+    try:
+        packed, parts = ref.local().read_bytes(), []
+        while packed[:2] == b"\x1f\x8b":
+            member = zlib.decompressobj(wbits=31)
+            parts.append(member.decompress(packed))
+            if not member.eof:
+                raise EOFError("the file ends too early")
+            packed = member.unused_data
+        return type(image).from_bytes(b"".join(parts))
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ImageError(f"{ref.path}: expected a whole gzip file, got a truncated or damaged one ({error})") from None
+
+
 def _grid(ref: FileRef, image: Any) -> Grid:
     shape = tuple(int(side) for side in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -60,9 +77,9 @@ def _grid(ref: FileRef, image: Any) -> Grid:
     if len(shape) != 3 or min(shape) < 2:
         raise ImageError(f"{ref.path}: expected a 3D image of at least 2 voxels a side, got shape {tuple(image.shape)}")
     try:
-        return Grid((shape[0], shape[1], shape[2]), image.affine)
+        return placed_grid(image, (shape[0], shape[1], shape[2]))
     except GridError as error:
-        raise GridError(f"{ref.path}: {error}; write the file again with a valid qform or sform") from None
+        raise GridError(f"{ref.path}: {error}; {REWRITE}") from None
 
 
 def read_grid(ref: FileRef) -> Grid:
@@ -74,10 +91,10 @@ def read_image(ref: FileRef) -> Volume:
     """Read one 3D image as float32 with the file's scaling applied.
 
     Raises:
-        ImageError: no NIfTI, truncated, not 3D, or voxels that are NaN or infinite.
-        GridError: the affine cannot be inverted.
+        ImageError: no NIfTI, truncated, damaged, not 3D, or voxels that are NaN or infinite.
+        GridError: the header does not say, or says twice, where the image lies (see `placed_grid`).
     """
-    image = _open(ref)
+    image = _unpacked(ref) if ref.local().name.lower().endswith(".gz") else _open(ref)
     grid = _grid(ref, image)
     kind = image.get_data_dtype()
     if kind.kind not in "iufb":
@@ -110,6 +127,11 @@ def read_label(path: Path) -> Volume:
             f"{volume.voxels.min():g} to {volume.voxels.max():g}"
         )
     return Volume(rounded.astype(np.uint8), volume.affine)
+
+
+def read_label_values(path: Path) -> frozenset[int]:
+    """The values above 0 in a label map; raises as `read_label`."""
+    return frozenset(int(value) for value in np.unique(read_label(path).voxels) if value)
 
 
 def write_label(path: Path, label: Array, affine: Array, compress: bool = True, replace: bool = True) -> None:

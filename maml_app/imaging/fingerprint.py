@@ -13,10 +13,10 @@ import numpy as np
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import LabelError
-from maml_app.imaging.files import read_grid, read_image
+from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.preprocess import read_case_label
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.reading import readings
 from maml_app.imaging.volume import Array, Grid, Volume
 
 Three = tuple[float, float, float]
@@ -52,13 +52,15 @@ class Fingerprint:
 
 
 def take_fingerprint(
-    cases: Sequence[Case], spec: TaskSpec, tick: Callable[[str], None] = lambda case_id: None
+    cases: Sequence[Case],
+    spec: TaskSpec,
+    tick: Callable[[str], None] = lambda case_id: None,
+    skip: Callable[[str, str], None] = lambda case_id, reason: None,
 ) -> Fingerprint:
-    """Measure labelled cases.
+    """Measure labelled cases; `skip` is called with those that cannot be used, and why.
 
     Raises:
-        LabelError: none of them has a final label.
-        CaseError: a file that cannot be read.
+        LabelError: none of them has a final label that can be used, or all labels are empty.
     """
     from scipy import ndimage
 
@@ -67,22 +69,37 @@ def take_fingerprint(
         raise LabelError(f"expected at least one case with a final label, got none among {len(cases)} cases")
     spacings, sizes, lesions = [], [], []
     values: dict[str, list[Array]] = {m.name: [] for m in spec.modalities if m.kind == "CT"}
+    used, missing = 0, dict.fromkeys(spec.modality_names, 0)
     for case in labelled:
-        frame = read_grid(case.images[case.frame_modality(spec.preference)])
+        tick(case.id)
+        try:
+            label = read_case_label(case, spec)
+            volumes = {one.modality.name: one.volume for one in readings(case, spec) if one.volume is not None}
+        except CaseError as error:
+            skip(case.id, str(error))
+            continue
+        if not volumes:
+            skip(case.id, "none of its images can be used")
+            continue
+        used += 1
+        frame = volumes[next(name for name in spec.preference if name in volumes)].grid
         order = nib.orientations.io_orientation(frame.affine)[:, 0].astype(int)
         spacings.append(_ordered(np.array(frame.spacing_mm), order))
         sizes.append(_ordered(np.array(frame.spacing_mm) * frame.shape, order))
-        label = read_case_label(case, spec)
         parts, count = ndimage.label(label.voxels > 0, np.ones((3, 3, 3)))
         lesions += (np.bincount(parts.ravel(), minlength=count + 1)[1:] * label.grid.voxel_ml).tolist()
         for name, found in values.items():
-            if name in case.images:
-                found.append(_foreground(read_image(case.images[name]), label))
-        tick(case.id)
+            if name in volumes:
+                found.append(_foreground(volumes[name], label))
+        for name in missing:
+            missing[name] += name not in volumes
+    if not used:
+        raise LabelError("no labelled case can be used: look with check")
+    if not lesions:
+        raise LabelError(f"expected something labelled in at least one case, got {used} labels that are all empty")
     windows = {name: _window(np.concatenate(found)) for name, found in values.items() if found}
-    missing = {name: sum(name not in case.images for case in labelled) for name in spec.modality_names}
     return Fingerprint(
-        len(labelled),
+        used,
         tuple(spacings),
         tuple(sizes),
         {name: window for name, window in windows.items() if window},

@@ -61,6 +61,34 @@ class Grid:
         apart_mm = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max()
         return bool(apart_mm <= tolerance_vox * min(*self.spacing_mm, *other.spacing_mm))
 
+    def same_voxels_as(self, other: Grid, tolerance_vox: float = 0.02) -> bool:
+        """Whether both hold the same voxels, perhaps in another order or direction of the axes."""
+        step = np.linalg.inv(self.affine) @ other.affine
+        turn = np.rint(step[:3, :3])
+        if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
+            return False
+        if tuple(np.abs(turn) @ other.shape) != self.shape:
+            return False
+        ends = np.array(other.shape) - 1
+        corners = np.array(np.meshgrid(*[(0, end) for end in ends], indexing="ij")).reshape(3, 8).T
+        index = corners @ step[:3, :3].T + step[:3, 3]
+        start = np.where(turn.sum(axis=1) > 0, 0, np.array(self.shape) - 1)
+        return bool(np.abs(index - (corners @ turn.T + start)).max() <= tolerance_vox)
+
+    def apart_mm(self, other: Grid) -> float:
+        """How far the corners of two blocks are apart, at most, mm."""
+        return float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
+
+    def shared(self, other: Grid, points: int = 16) -> float:
+        """The part of the smaller block that lies in the larger one, 0 to 1, from a lattice of points."""
+        small, large = sorted((self, other), key=lambda grid: grid.voxel_ml * float(np.prod(grid.shape)))
+        places = (np.arange(points) + 0.5) / points
+        unit = np.stack(np.meshgrid(places, places, places, indexing="ij"), axis=-1).reshape(-1, 3)
+        ras = (unit * small.shape - 0.5) @ small.affine[:3, :3].T + small.affine[:3, 3]
+        index = (ras - large.affine[:3, 3]) @ np.linalg.inv(large.affine[:3, :3]).T
+        inside = ((index >= -0.5) & (index <= np.array(large.shape) - 0.5)).all(axis=1)
+        return float(inside.mean())
+
     def overlaps(self, other: Grid) -> bool:
         """Whether the two blocks of voxels share space, judged in the axes of either."""
         for one, two in ((self, other), (other, self)):
@@ -75,6 +103,11 @@ class Grid:
         affine[:3, 3] = self.affine[:3, :3] @ start + self.affine[:3, 3]
         size = np.asarray(stop) - np.asarray(start)
         return Grid((int(size[0]), int(size[1]), int(size[2])), affine)
+
+    @property
+    def place(self) -> str:
+        """The grid in words, with where its first voxel lies."""
+        return f"{self}, first voxel at ({', '.join(f'{axis:.1f}' for axis in self.affine[:3, 3])}) mm RAS"
 
     def __str__(self) -> str:
         size = "x".join(str(side) for side in self.shape)

@@ -13,8 +13,11 @@ from safetensors.torch import save_file
 
 from maml_app.errors import ModelError
 from maml_app.network.ensemble import SegmentationNetwork, build_network
+from maml_app.network.settings import Network
 
 FORMAT = "maml_app 1"
+# models of the first versions do not name these, and had none of them
+UNNAMED = {"shared_decoder": False, "agreement": False, "crosstalk": False}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Checkpoint:
 
     Attributes:
         task: name of the task; `signature` tells whether the task has changed since.
-        modalities, classes, plan: what `build_network` needs to make the network again.
+        modalities, classes, network: what `build_network` needs to make the network again.
         notes: anything else: steps, seed, cases seen, validation.
     """
 
@@ -31,7 +34,7 @@ class Checkpoint:
     signature: str
     modalities: int
     classes: int
-    plan: dict[str, Any]
+    network: Network
     patch: tuple[int, int, int]
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -44,7 +47,7 @@ def save_checkpoint(path: Path, network: SegmentationNetwork, checkpoint: Checkp
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     try:
-        save_file(weights, path, metadata={"format": FORMAT, "checkpoint": json.dumps(checkpoint.__dict__)})
+        save_file(weights, path, metadata={"format": FORMAT, "checkpoint": _described(checkpoint)})
     except SafetensorError as error:  # how it says that the system refused
         raise OSError(str(error)) from None
 
@@ -65,14 +68,25 @@ def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwo
         raise ModelError(f"{path}: expected a model file, got a damaged or different file ({error})") from None
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: expected a model of format {FORMAT!r}, got {metadata.get('format')!r}")
-    content = json.loads(metadata["checkpoint"])
-    checkpoint = Checkpoint(**{**content, "patch": tuple(content["patch"])})
-    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.plan)
+    checkpoint = _read(metadata["checkpoint"])
+    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.network)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"{path}: expected weights of the network it describes, got others ({error})") from None
     return network.to(device).eval(), checkpoint
+
+
+def _described(checkpoint: Checkpoint) -> str:
+    content = {**checkpoint.__dict__, "plan": checkpoint.network.model_dump(mode="json")}
+    del content["network"]  # called a plan in files
+    return json.dumps(content)
+
+
+def _read(text: str) -> Checkpoint:
+    content = json.loads(text)
+    network = Network.model_validate({**UNNAMED, **content.pop("plan")})
+    return Checkpoint(**{**content, "network": network, "patch": tuple(content["patch"])})
 
 
 def load_checkpoint(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from maml_app.network.fusion import HEADS, agreement
+from maml_app.network.settings import Network
 from maml_app.network.unet import UNet
 
 # channels last: twice as fast as the default for narrow 3D convolutions on the CPU
@@ -42,29 +42,20 @@ class Outputs:
 class MamlEnsemble(nn.Module):
     """One U-Net expert a modality, joined by a modality-aware head; experts of absent modalities are not run."""
 
-    def __init__(
-        self,
-        modalities: int,
-        classes: int,
-        channels: Sequence[int],
-        strides: Sequence[tuple[int, int, int]],
-        head: str = "joint",
-        shared_decoder: bool = False,
-        agreement: bool = False,
-        crosstalk: bool = False,
-    ) -> None:
+    def __init__(self, modalities: int, classes: int, settings: Network) -> None:
         super().__init__()
-        self.shared_decoder = shared_decoder
+        channels, strides, self.shared_decoder = settings.channels, settings.strides, settings.shared_decoder
         # a shared decoder is the first expert's
         self.experts = nn.ModuleList(
-            UNet(1, classes, channels, strides, decodes=index == 0 or not shared_decoder) for index in range(modalities)
+            UNet(1, classes, channels, strides, decodes=index == 0 or not self.shared_decoder)
+            for index in range(modalities)
         )
-        self.head = HEADS[head](modalities, channels[0], classes)
-        self.averaged = head == "average"
+        self.head = HEADS[settings.head](modalities, channels[0], classes)
+        self.averaged = settings.head == "average"
         # how strongly agreement counts is learned
-        self.trust = nn.Parameter(torch.ones(())) if agreement else None
+        self.trust = nn.Parameter(torch.ones(())) if settings.agreement else None
         self.exchange = nn.ModuleList()
-        if crosstalk:
+        if settings.crosstalk:
             self.exchange.extend(nn.Conv3d(channels[-1], channels[-1], kernel_size=1) for _ in range(modalities))
             for conv in self.exchange:  # starts as experts that do not talk
                 nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
@@ -171,11 +162,10 @@ def _column(presence: torch.Tensor, index: int) -> torch.Tensor:
 class EarlyFusion(nn.Module):
     """The rival: one U-Net on all modalities as channels, absent ones zero; trained with modality dropout."""
 
-    def __init__(
-        self, modalities: int, classes: int, channels: Sequence[int], strides: Sequence[tuple[int, int, int]]
-    ) -> None:
+    def __init__(self, modalities: int, classes: int, settings: Network) -> None:
         super().__init__()
-        self.unet = UNet(modalities, classes, channels, strides)
+        wide = [round(channel * settings.fusion_width) for channel in settings.channels]
+        self.unet = UNet(modalities, classes, wide, settings.strides)
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, subset: torch.Tensor | None = None) -> Outputs:
         """As the ensemble, but with a subset only that is run: one pass a step, as modality dropout does."""
@@ -193,17 +183,12 @@ class EarlyFusion(nn.Module):
 SegmentationNetwork = MamlEnsemble | EarlyFusion
 
 
-def build_network(modalities: int, classes: int, plan: dict[str, Any]) -> SegmentationNetwork:
-    """The network that a plan describes: the fields of `cases.spec.Network` as plain values."""
-    strides = [(int(x), int(y), int(z)) for x, y, z in plan["strides"]]
-    channels = [int(channel) for channel in plan["channels"]]
+def build_network(modalities: int, classes: int, settings: Network) -> SegmentationNetwork:
+    """The network of these settings, with weights drawn from torch's generator."""
     network: SegmentationNetwork
-    if plan["kind"] == "maml":
-        # models of earlier versions do not name these
-        options = {name: bool(plan.get(name)) for name in ("shared_decoder", "agreement", "crosstalk")}
-        network = MamlEnsemble(modalities, classes, channels, strides, plan["head"], **options)
+    if settings.kind == "maml":
+        network = MamlEnsemble(modalities, classes, settings)
     else:
-        wide = [round(channel * plan["fusion_width"]) for channel in channels]
-        network = EarlyFusion(modalities, classes, wide, strides)
+        network = EarlyFusion(modalities, classes, settings)
     network.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # a form of Module.to that its stubs leave out
     return network

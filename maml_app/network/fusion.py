@@ -122,7 +122,7 @@ def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch
     smoothed by one voxel, so that experts who all see nothing agree. The idea of weighing experts by their consistency
     is that of CLoE, arXiv 2603.09316.
     """
-    foreground = [1 - torch.softmax(one.detach().float(), dim=1)[:, 0].flatten(1) for one in opinions]
+    foreground = [1 - torch.softmax(opinion.detach().float(), dim=1)[:, 0].flatten(1) for opinion in opinions]
     rows = []
     for i, one in enumerate(foreground):
         total, others = torch.zeros_like(one[:, 0]), torch.zeros_like(one[:, 0])

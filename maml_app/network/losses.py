@@ -29,57 +29,61 @@ from torch import nn
 from torch.nn import functional as F
 
 from maml_app.network.ensemble import Outputs
+from maml_app.network.settings import Loss
 
 
 class MutualLearningLoss(nn.Module):
     """Weighted sum of the terms above.
 
     Args:
-        weights: term name -> weight; a weight of 0 skips the term. `temperature` is that of the divergences,
-            `deep` what each coarser level weighs against the next finer one.
+        weights: what each term weighs; 0 skips it.
         regions: the classes of each region that is scored; every class but background by itself if None.
     """
 
-    def __init__(self, weights: dict[str, float], regions: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(self, weights: Loss, regions: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__()
-        self.weights = {name: weight for name, weight in weights.items() if name not in ("temperature", "deep")}
-        self.temperature, self.deep = weights["temperature"], weights["deep"]
+        self.weights = weights
         self.regions = regions
         self.dice = DiceLoss(include_background=True, batch=True)
+
+    @property
+    def asks_for_subsets(self) -> bool:
+        """Whether any term looks at what a part of the modalities says; else there is no need to run it."""
+        return bool(self.weights.subset or self.weights.consistency or self.weights.ranking)
 
     def forward(self, outputs: Outputs, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weighted terms by name, and their sum as "total"; truth (B, X, Y, Z) holds class indices."""
         terms = {}
-        if self.weights["fused"]:
+        if self.weights.fused:
             terms["fused"] = self._deep(outputs.fused, truth)
         fused = outputs.fused[0].detach()
         if outputs.experts:
             opinions = outputs.experts.values()
-            if self.weights["experts"]:
+            if self.weights.experts:
                 terms["experts"] = _mean([self._deep(logits, truth[rows]) for rows, logits in opinions])
-            if self.weights["mutual"]:
+            if self.weights.mutual:
                 terms["mutual"] = _mean(
                     [self._divergence(logits[0], fused[rows], truth[rows]) for rows, logits in opinions]
                 )
         if outputs.subset is not None:
-            if self.weights["subset"]:
+            if self.weights.subset:
                 terms["subset"] = self._deep([outputs.subset], truth)
-            if self.weights["consistency"]:
+            if self.weights.consistency:
                 terms["consistency"] = self._divergence(outputs.subset, fused, truth)
-            if self.weights["ranking"]:
+            if self.weights.ranking:
                 more, fewer = self._deep(outputs.fused[:1], truth), self._deep([outputs.subset.detach()], truth)
                 terms["ranking"] = F.relu(more - fewer)
-        weighted = {name: self.weights[name] * value for name, value in terms.items()}
+        weighted = {name: getattr(self.weights, name) * value for name, value in terms.items()}
         weighted["total"] = torch.stack(list(weighted.values())).sum()
         return weighted
 
     def _divergence(self, student: torch.Tensor, teacher: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return foreground_kl(student, teacher, truth, self.temperature)
+        return foreground_kl(student, teacher, truth, self.weights.temperature)
 
     def _deep(self, logits: Sequence[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
         """Deep supervision as nnU-Net's (10.1038/s41592-020-01008-z), where each level weighs half of the finer."""
-        total = logits[0].new_zeros(())
-        weights = [self.deep**level for level in range(len(logits) if self.deep else 1)]
+        total, deep = logits[0].new_zeros(()), self.weights.deep
+        weights = [deep**level for level in range(len(logits) if deep else 1)]
         for weight, level in zip(weights, logits, strict=False):
             small = F.interpolate(truth[:, None].float(), size=level.shape[2:], mode="nearest-exact")
             total = total + weight / sum(weights) * self._segmentation(level.float(), small[:, 0].long())

@@ -113,7 +113,7 @@ def predict_opinions(
     def softmax(window: torch.Tensor) -> torch.Tensor:
         outputs = network(window, presence[None])
         logits = [outputs.fused[0], *(outputs.experts[index][1][0] for index in present if outputs.experts)]
-        return torch.cat([torch.softmax(one.float(), dim=1) for one in logits], dim=1)
+        return torch.cat([torch.softmax(logit.float(), dim=1) for logit in logits], dim=1)
 
     try:
         stacked = _slide(images, patch, softmax)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import HTTPException
 
 from maml_app.cases.case import Case
-from maml_app.errors import LabelError
+from maml_app.errors import LabelError, MamlError
 from maml_app.imaging.claims import claimed_shape
 from maml_app.imaging.files import read_grid
 from maml_app.machine import free_memory_gb
@@ -27,7 +27,10 @@ def check_on_grid(file: Path, case: Case, asked: str) -> None:
     shape = claimed_shape(file)
     listed = []
     for name in sorted(case.grids, key=lambda name: name != asked):
-        grid = read_grid(case.grids[name])
+        try:
+            grid = read_grid(case.grids[name])
+        except MamlError:
+            continue  # what cannot be read is told of the image
         if grid.shape == shape:
             return
         listed.append(f"{name} {grid}")

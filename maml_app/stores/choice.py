@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maml_app.cases.case import Case
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec, load_task
-from maml_app.errors import ArchiveError, StudiesError, TaskSpecError
+from maml_app.cases.values import own_meaning
+from maml_app.errors import ArchiveError, LabelError, MamlError, StudiesError, TaskSpecError
+from maml_app.imaging.files import read_label_values
 from maml_app.settings import Settings
 from maml_app.stores.folder import FolderStore
 from maml_app.stores.layouts import read_cases
@@ -16,7 +20,9 @@ from maml_app.stores.layouts import read_cases
 if TYPE_CHECKING:
     from maml_app.stores.dicomweb import DicomWebStore
 
-APPS = Path(__file__).resolve().parents[2] / "apps"
+PACKAGE = Path(__file__).resolve().parents[1]
+# inside the package where it is installed, beside it in a checkout
+APPS = next(folder for folder in (PACKAGE / "apps", PACKAGE.parent / "apps") if folder.is_dir())
 
 
 def shipped_tasks() -> dict[str, Path]:
@@ -33,10 +39,11 @@ def choose_task(
     studies: str | Path, asked: str = "", app_dir: Path | None = None, settings: Settings | None = None
 ) -> TaskSpec:
     """The task by `asked` (a shipped name or a path), else <studies>/task.yaml, else the app folder's own, else the
-    one shipped task whose rules match the studies best.
+    one shipped task whose rules match the studies best, if what is labelled there fits it too.
 
     Raises:
-        TaskSpecError: a task.yaml does not validate, or none, or several tasks fit; the choices are listed.
+        TaskSpecError: a task.yaml does not validate, or none, or several tasks fit, or the labels are of something
+            else; the choices are listed.
         ArchiveError: the studies are in an archive that cannot be asked.
     """
     studies = str(studies)
@@ -68,14 +75,46 @@ def choose_task(
         except (StudiesError, TaskSpecError) as error:  # as when a series is set by hand to another task's modality
             refused.append(str(error))
     best = [name for name, count in counts.items() if count and count == max(counts.values())]
+    doubt = ""
     if len(best) == 1:
-        return load_task(shipped[best[0]])
+        task = load_task(shipped[best[0]])
+        doubt = "" if is_archive(studies) else labels_against(read_cases(Path(studies), task), task)
+        if not doubt:
+            return task
     found = f"several that fit equally: {best}" if best else "none that fits"
+    if len(best) == 1:
+        found = f"images that fit {best[0]} and labels that do not: {doubt}"
     reasons = "".join(f"\n  {reason}" for reason in dict.fromkeys(refused)) if not best else ""
     raise TaskSpecError(
         f"{studies}: expected files that match one of the tasks {sorted(shipped)}, got {found}; name one with "
         f"--conf task NAME (server) or --task NAME, or put a task.yaml into the studies folder{reasons}"
     )
+
+
+def labels_against(cases: Sequence[Case], task: TaskSpec) -> str:
+    """What the labels say against a task that the images fit; '' if they fit it, or there are none.
+
+    Together they must hold every label of the task, and nothing else: a mask of another lesion has other values.
+    """
+    seen: set[int] = set()
+    looked = 0
+    for case in cases:
+        if case.label is None:
+            continue
+        try:
+            values = read_label_values(case.label.local())
+            meaning = case.label.meaning() if case.label.meaning else own_meaning(task)
+            meaning.check(sorted(values), case.id)
+        except LabelError as error:
+            return str(error)
+        except MamlError:
+            continue  # a file that cannot be read says nothing about the task
+        looked += 1
+        seen |= {meaning.values[value] for value in values}
+        if set(task.label_values) <= seen:
+            return ""
+    lacking = [name for value, name in task.label_values.items() if value not in seen]
+    return f"{looked} labels hold no {', '.join(lacking)}" if seen else ""
 
 
 def open_studies(studies: str, spec: TaskSpec, settings: Settings | None = None) -> CaseSource:

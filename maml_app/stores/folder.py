@@ -4,6 +4,7 @@
 <studies>/maml_labels/<case>/final-0001.json        who, when, from where
 <studies>/maml_labels/<case>/original-0001.nii.gz   a model's proposal
 <studies>/maml_labels/<case>/info.json              notes that clients left
+<studies>/maml_labels/studies.json                  what tells these studies from others
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from maml_app.cases.case import Case, LabelRef, check_id
+from maml_app.cases.source import Unused
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import write_text
-from maml_app.errors import CaseError, LabelError, StudiesError
+from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import write_label
+from maml_app.imaging.reading import readable_frame
+from maml_app.stores.identity import folder_identity
 from maml_app.stores.incoming import checked_label, volumes_ml
-from maml_app.stores.layouts import LABEL_STORE, read_cases
+from maml_app.stores.layouts import LABEL_STORE, read_studies
 
 TAG = re.compile(r"[A-Za-z0-9_]+")
 
@@ -35,10 +39,26 @@ class FolderStore:
         self.label_root = (studies if studies.is_dir() else studies.parent) / LABEL_STORE
 
     def cases(self) -> list[Case]:
-        return [self._with_stored(case) for case in read_cases(self.studies, self.spec)]
+        return [self._with_stored(case) for case in read_studies(self.studies, self.spec).cases]
+
+    def unused(self) -> list[Unused]:
+        listing = read_studies(self.studies, self.spec)
+        known = {case.id for case in listing.cases}
+        labelled = [path.name for path in self._folders() if path.name not in known and any(path.glob("*.nii.gz"))]
+        gone = [
+            Unused(f"{LABEL_STORE}/{name}", "labels that were saved for a case that is not there any more")
+            for name in sorted(labelled)
+        ]
+        return [*listing.unused, *gone]
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.label_root.iterdir() if path.is_dir()] if self.label_root.is_dir() else []
+
+    def identity(self, claim: bool = False) -> str:
+        return folder_identity(self.label_root, "" if self.studies.is_dir() else self.studies.name, claim)
 
     def case(self, case_id: str) -> Case:
-        for case in read_cases(self.studies, self.spec):
+        for case in read_studies(self.studies, self.spec).cases:
             if case.id == case_id:
                 return self._with_stored(case)
         raise CaseError(f"expected a case in {self.studies}, got the unknown id {case_id!r}")
@@ -46,7 +66,10 @@ class FolderStore:
     def resolve(self, image_id: str) -> tuple[Case, str]:
         case_id, _, modality = image_id.partition("@")
         case = self.case(case_id)
-        modality = modality or case.frame_modality(self.spec.preference)
+        try:
+            modality = modality or readable_frame(case, self.spec)
+        except ImageError:  # told by who reads it
+            modality = case.frame_modality(self.spec.preference)
         if modality not in case.images:
             raise CaseError(f"case {case_id}: expected one of its images {sorted(case.images)}, got {modality!r}")
         return case, modality

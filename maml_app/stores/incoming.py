@@ -9,9 +9,9 @@ import numpy as np
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import LabelError
+from maml_app.errors import LabelError, MamlError
 from maml_app.imaging.files import read_grid, read_label
-from maml_app.imaging.preprocess import to_task_values
+from maml_app.imaging.labels import off_grid, to_task_values
 from maml_app.imaging.volume import Volume
 
 
@@ -25,13 +25,16 @@ def checked_label(case: Case, file: Path, spec: TaskSpec, info: dict[str, Any], 
     """
     label = _renumbered(read_label(file), spec, info)
     label = to_task_values(label, spec, f"case {case.id}, label sent")
-    grids = {}
+    grids, broken = {}, []
     for name in sorted(case.grids, key=lambda name: name != asked):
-        grids[name] = read_grid(case.grids[name])
+        try:
+            grids[name] = read_grid(case.grids[name])
+        except MamlError as error:
+            broken.append(f"\n  {name} cannot be used: {error}")
+            continue
         if grids[name].same_as(label.grid):
             return label, name
-    listed = "; ".join(f"{name} {grid}" for name, grid in grids.items())
-    raise LabelError(f"case {case.id}: expected a label on the grid of one of its images ({listed}), got {label.grid}")
+    raise LabelError(f"case {case.id}: {off_grid(label.grid, grids)}{''.join(broken)}")
 
 
 def volumes_ml(label: Volume, spec: TaskSpec) -> dict[str, float]:

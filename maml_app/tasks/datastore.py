@@ -79,7 +79,7 @@ class CaseDatastore(Datastore):
             case, modality = self.source.resolve(image_id)
             dicom = {
                 "StudyInstanceUID": case.study,
-                "SeriesInstanceUID": case.series.get(modality, modality),
+                "SeriesInstanceUID": case.series.get(modality, modality).partition("#")[0],
                 "PatientID": case.patient,
                 "Modality": modality,
             }
@@ -90,6 +90,8 @@ class CaseDatastore(Datastore):
                 "modality": modality,
                 "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
                 "missing": list(case.missing(self.spec.modality_names)),
+                "left_out": dict(case.left_out),
+                "notes": list(case.notes),
                 "labelled": case.label is not None,
             }
 

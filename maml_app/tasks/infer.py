@@ -16,11 +16,11 @@ from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
-from maml_app.cases.spec import TaskSpec
+from maml_app.cases.spec import OWN, TaskSpec
 from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
-from maml_app.imaging.preprocess import from_task_values
+from maml_app.imaging.labels import check_convention, from_task_values
 from maml_app.machine import Turns
 from maml_app.tasks.answers import answering
 from maml_app.versions.predict import Model, load_served, pick_device, segment
@@ -37,8 +37,8 @@ class SegmentCase(InferTask):
 
     def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
-        if spec.conventions:
-            config["convention"] = ["task", *spec.conventions]
+        if spec.writable:
+            config["convention"] = [OWN, *spec.writable]
         super().__init__(
             type=InferType.SEGMENTATION,
             labels={label.name: label.value for label in spec.labels},
@@ -72,16 +72,15 @@ class SegmentCase(InferTask):
     def _answer(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         began = time.monotonic()
         case, asked = self._asked(request)
+        convention = _choice(request, "convention", OWN)
+        check_convention(self.spec, convention)
         model = self.model(_choice(request, "device", ""))
         # more threads than free cores wait for each other: half of them while a training runs beside
         cores = os.cpu_count() or 2
         torch.set_num_threads(max(1, cores // 2) if processes("train") else cores)
         with Turns(self.registry.turns).inference():
             result = segment(model, case, asked, self.spec)
-        label = result.label
-        convention = _choice(request, "convention", "task")
-        if convention != "task":
-            label = from_task_values(label, self.spec, convention)
+        label = from_task_values(result.label, self.spec, convention)
         extension = str(request.get("result_extension") or ".nii.gz")
         extension = extension if extension.startswith(".") else f".{extension}"
         if extension not in (".nii.gz", ".nii", ".nrrd"):  # it becomes part of a path: nothing else may
@@ -102,6 +101,7 @@ class SegmentCase(InferTask):
             "model_version": model.version,
             "modalities_used": list(result.used),
             "modalities_missing": list(result.missing),
+            "modalities_left_out": dict(result.left_out),
             "volume_ml": result.volume_ml,
             "uncertainty": round(result.uncertainty, 4),
         }

@@ -17,7 +17,7 @@ from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError, ModelError
 from maml_app.machine import Turns
-from maml_app.versions.predict import load_served, pick_device
+from maml_app.versions.predict import Model, load_served, pick_device
 from maml_app.versions.registry import ModelRegistry
 
 
@@ -41,19 +41,24 @@ class ScoreCases(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         torch.set_num_threads(1)
         os.setpriority(os.PRIO_PROCESS, 0, 15)  # after inference and training
-        device = pick_device(str(request.get("device") or ""))
         try:
-            model = load_served(self.registry, self.spec, device)
-        except ModelError:
-            model = None
-
-        def tick(case_id: str, problem: str) -> None:
-            print(f"{case_id}: {problem or 'scored'}", flush=True)
-
-        try:
+            self.registry.belongs_to(self.source, claim=True)
+            device = pick_device(str(request.get("device") or ""))
+            model = self._model(device)
             cases = self.source.cases()
-            done = score_all(cases, model, self.spec, self.store, tick, Turns(self.registry.turns).wait)
+            turns, done = Turns(self.registry.turns), 0
+            turns.wait()
+            for case_id, problem in score_all(cases, model, self.spec, self.store):
+                print(f"{case_id}: {problem or 'scored'}", flush=True)
+                done += not problem
+                turns.wait()  # before the next one
         except MamlError as error:
             print(f"Scoring failed: {error}", flush=True)
             sys.exit(1)
         return {"version": model.version if model else COLD, "scored": done, "cases": len(cases)}
+
+    def _model(self, device: torch.device) -> Model | None:
+        try:
+            return load_served(self.registry, self.spec, device)
+        except ModelError:
+            return None

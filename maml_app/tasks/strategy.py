@@ -27,7 +27,7 @@ class RankedCase(Strategy):
     """
 
     def __init__(self, name: str, source: CaseSource, spec: TaskSpec, registry: ModelRegistry, said: str = "") -> None:
-        super().__init__(said or STRATEGIES[name][1])
+        super().__init__(said or STRATEGIES[name].words)
         self.name = name
         self.source = source
         self.spec = spec

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, TrainingError
-from maml_app.machine import MEMORY_SHARE, step_back
-from maml_app.training.optimise import is_out_of_memory
+from maml_app.machine import MEMORY_SHARE, is_out_of_memory, step_back
+from maml_app.training.recipe import Recipe
 from maml_app.versions.predict import pick_device
 from maml_app.versions.registry import ModelRegistry
-from maml_app.versions.retrain import Options, Retraining
+from maml_app.versions.retrain import Retraining
 from maml_app.versions.runs import Run, last_run
 
 
@@ -68,9 +68,11 @@ class TrainEnsemble(TrainTask):
         torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         step_back(self.memory_gb)
         try:
+            self.registry.belongs_to(self.source, claim=True)
             self._run = Run(self.registry.runs)
-            options = self._options(request)
-            retrain = Retraining(self._overridden(request), self.registry, options, self._run, self.say)
+            warm = str(request.get("warm_start", True)).lower() != "false"
+            spec, recipe = self._overridden(request), self._recipe(request)
+            retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm)
             result = retrain(self.source.cases())
             self._run.end("done")
             return result
@@ -98,17 +100,12 @@ class TrainEnsemble(TrainTask):
         if self._run:
             self._run.line(text)
 
-    def _options(self, request: dict[str, Any]) -> Options:
+    def _recipe(self, request: dict[str, Any]) -> Recipe:
         device = pick_device(str(request.get("device") or ""))
         if device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE, device)
-        return Options(
-            device=device,
-            seed=_whole(request, "seed", 0),
-            warm_start=str(request.get("warm_start", True)).lower() != "false",
-            devices=tuple(_devices(request, device)),
-            prepared_gb=self.prepared_gb,
-        )
+        devices = tuple(_devices(request, device)) or (device,)
+        return Recipe(seed=_whole(request, "seed", 0), devices=devices, prepared_gb=self.prepared_gb)
 
     def _overridden(self, request: dict[str, Any]) -> TaskSpec:
         changes = {"steps": _whole(request, "steps", self.spec.training.steps)}

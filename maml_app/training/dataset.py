@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,15 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import TrainingError
+from maml_app.disk import sweep, workspace
+from maml_app.errors import CaseError, TrainingError
 from maml_app.imaging.augment import MARGIN, apply, draw
-from maml_app.imaging.preprocess import prepare, prepare_label
+from maml_app.imaging.labels import prepare_label, stated_label
+from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array
-from maml_app.machine import is_running
 
-FORMAT = "prepared 1"  # to be changed with the preprocessing: what was prepared otherwise is not used again
+FORMAT = "prepared 2"  # to be changed with the preprocessing: what was prepared otherwise is not used again
+LEFT_OUT = "left_out.json"
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 
 
@@ -38,6 +39,7 @@ class Sample:
     label: Array
     presence: Array
     places: tuple[Array, ...]
+    values: tuple[int, ...] = ()  # of the labels that are in it
 
 
 def build_samples(
@@ -46,60 +48,85 @@ def build_samples(
     folder: Path,
     tick: Callable[[str], None] = lambda case_id: None,
     limit_gb: float = 20.0,
+    skip: Callable[[str, str], None] | None = None,
 ) -> dict[str, Path]:
     """Prepare labelled cases into `folder`, half precision; what is there already is used again.
 
     Returns case id -> the folder of the prepared case. What is not used by these cases goes, the least recently used
     first, as soon as all together takes more than `limit_gb`.
 
+    Args:
+        skip: called with the id of a case that cannot be used and the reason, and the case is left out.
+
     Raises:
-        CaseError: a case that cannot be prepared; the message names it.
+        CaseError: a case that cannot be used, where there is no `skip`; the message names it.
         TrainingError: the disk is full or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(".part-*"):  # of processes that were killed
-            owner = re.match(r"\.part-(\d+)-", path.name)
-            if owner and not is_running(int(owner[1])):
-                shutil.rmtree(path, ignore_errors=True)
+        sweep(folder)
         built = {}
         for case in cases:
-            built[case.id] = folder / _key(case, spec)
-            if built[case.id].is_dir():
-                os.utime(built[case.id])
-            else:
-                _build(case, spec, built[case.id])
             tick(case.id)
+            try:
+                target = folder / _key(case, spec)
+                if target.is_dir():
+                    os.utime(target)
+                else:
+                    _build(case, spec, target)
+            except CaseError as error:
+                if skip is None:
+                    raise
+                skip(case.id, str(error))
+            else:
+                built[case.id] = target
         _drop_old(folder, set(built.values()), limit_gb)
     except OSError as error:
         raise TrainingError(f"{folder}: prepared cases could not be written ({error}); make room on the disk") from None
     return built
 
 
+def read_left_out(folder: Path) -> dict[str, str]:
+    """Modalities that a prepared case does without although it has them, and why."""
+    content: dict[str, str] = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    return content
+
+
 def load_sample(case_id: str, folder: Path) -> Sample:
     """A prepared case, its voxels mapped from disk."""
     with np.load(folder / "places.npz") as stored:
         presence = stored["presence"]
-        places = tuple(stored[name] for name in sorted(stored.files) if name != "presence")
+        names = sorted(name for name in stored.files if name != "presence")
+        places = tuple(stored[name] for name in names)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return Sample(case_id, images, np.load(folder / "label.npy", mmap_mode="r"), presence, places)
+    return Sample(
+        case_id, images, np.load(folder / "label.npy", mmap_mode="r"), presence, places, tuple(map(int, names))
+    )
 
 
 def _key(case: Case, spec: TaskSpec) -> str:
-    """A name that changes with the content of any of the case's files, and with what the task makes of them."""
-    assert case.label is not None  # callers pass labelled cases
-    digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {spec.conventions}".encode())
+    """A name that changes with the content of any of the case's files, and with what the task makes of them.
+
+    Raises:
+        LabelError: what is known of the label before it is read speaks against it.
+    """
+    label = stated_label(case)
+    meaning = dict(label.meaning().values) if label.meaning else {}
+    digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {meaning}".encode())
     for name in spec.modality_names:
         if name in case.images:
             ref = case.images[name]
             digest.update(f"{name} {ref.channel} {_content(ref.local())}".encode())
-    digest.update(_content(case.label.local()).encode())
+    digest.update(_content(label.local()).encode())
     return digest.hexdigest()[:32]
 
 
 def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "cannot be read"  # whoever reads it says so
 
 
 def _build(case: Case, spec: TaskSpec, target: Path) -> None:
@@ -111,19 +138,18 @@ def _build(case: Case, spec: TaskSpec, target: Path) -> None:
         found = np.argwhere(label == value)
         if len(found):
             places[f"{value:03d}"] = rng.permutation(found)[:SEEDS_PER_LABEL]
-    part = Path(tempfile.mkdtemp(prefix=f".part-{os.getpid()}-", dir=target.parent))
-    try:
+    with workspace(target.parent) as work:
+        part = work / "case"
+        part.mkdir()
         np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
         np.save(part / "label.npy", label)
-        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)  # type: ignore[arg-type]
-        part.rename(target)
-    except FileExistsError:
-        pass  # prepared by another process meanwhile
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        (part / LEFT_OUT).write_text(json.dumps(dict(prepared.left_out)), encoding="utf-8")
+        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.is_dir():  # else prepared by another process meanwhile
+                raise
 
 
 def _drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
@@ -156,17 +182,11 @@ class PatchSource:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: dict[str, int] | None = None
+        self, samples: Sequence[Sample], spec: TaskSpec, seed: int, weights: Mapping[str, int] | None = None
     ) -> None:
         self.samples = [sample for sample in samples for _ in range((weights or {}).get(sample.case_id, 1))]
         self.spec = spec
         self.seed = seed
-
-    @property
-    def draws_subsets(self) -> bool:
-        """Whether anything is learned from a part of the modalities; else there is no need to run it."""
-        loss = self.spec.training.loss
-        return self.spec.network.kind != "maml" or bool(loss.subset or loss.consistency or loss.ranking)
 
     @property
     def steps_an_epoch(self) -> float:
@@ -200,15 +220,7 @@ class PatchSource:
         start = np.where(shape > size, np.clip(centre - size // 2, 0, np.maximum(shape - size, 0)), (shape - size) // 2)
         images, label = _cut(sample.images, start, size), _cut(sample.label[None], start, size, fill=0)
         training = self.spec.training
-        chosen = draw(
-            rng,
-            len(images),
-            training.flips,
-            self.spec.preprocess.spacing_mm,
-            training.augment.misalignment_mm,
-            training.augment.elastic_mm,
-            training.augment.low_resolution,
-        )
+        chosen = draw(rng, len(images), training.flips, self.spec.preprocess.spacing_mm, training.augment)
         return apply(
             torch.from_numpy(images.astype(np.float32)),
             torch.from_numpy(label[0].astype(np.int64)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.training.dataset import PatchSource, load_sample
-from maml_app.training.optimise import Progress, Report, optimise, ranks
+from maml_app.training.optimise import optimise, ranks
+from maml_app.training.recipe import Recipe, tell_nobody, wait_for_nobody
 
 
 def join_torchrun(device: str = "") -> torch.device | None:
@@ -45,65 +47,41 @@ def shared(value: Any) -> Any:
     return box[0]
 
 
-def optimise_on(
-    devices: Sequence[torch.device],
-    spec: TaskSpec,
-    samples: dict[str, Path],
-    seed: int,
-    start: SegmentationNetwork | None,
-    report: Report,
-    folder: Path,
-    weights: dict[str, int] | None = None,
-) -> SegmentationNetwork:
-    """Optimise with one process a device, from one that has none; the result is as from `optimise` with as many parts.
+def optimise_on(spec: TaskSpec, samples: Mapping[str, Path], recipe: Recipe, folder: Path) -> SegmentationNetwork:
+    """Optimise with one process a device of the recipe; the result is as from `optimise` with as many parts.
 
     Args:
+        samples: case id -> the folder of the prepared case.
         folder: for what the processes leave for this one; it must exist.
 
     Raises:
         TrainingError: a process failed; its reason is in the message.
     """
-    if start is not None:
-        save_file(
-            {name: value.contiguous() for name, value in start.state_dict().items()}, folder / "start.safetensors"
-        )
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.SimpleQueue()
-    arguments = (len(devices), [str(one) for one in devices], spec, samples, seed, start is not None, folder, weights)
+    if recipe.start is not None:
+        _save(recipe.start, folder / "start.safetensors")
+    messages: Any = multiprocessing.get_context("spawn").SimpleQueue()
+    # neither a network on a device nor a function of this process goes to another one
+    sent = replace(recipe, start=None, report=messages.put)
+    world = len(recipe.devices)
     running = start_processes(  # type: ignore[no-untyped-call]
-        _one, (*arguments, messages), nprocs=len(devices), join=False, start_method="spawn"
+        _one, (spec, dict(samples), sent, folder), nprocs=world, join=False, start_method="spawn"
     )
     assert running is not None
     try:
         while not running.join(timeout=0.5):
             while not messages.empty():
-                report(messages.get())
+                recipe.report(messages.get())
     except ProcessExitedException as error:
-        raise TrainingError(
-            f"one of {len(devices)} processes was killed ({error}): out of memory, or stopped"
-        ) from None
+        raise TrainingError(f"one of {world} processes was killed ({error}): out of memory, or stopped") from None
     except ProcessRaisedException as error:
-        raise TrainingError(f"one of {len(devices)} processes failed: {str(error).strip().splitlines()[-1]}") from None
+        raise TrainingError(f"one of {world} processes failed: {str(error).strip().splitlines()[-1]}") from None
     while not messages.empty():
-        report(messages.get())
-    network = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
-    network.load_state_dict(load_file(folder / "result.safetensors"))
-    return network.to(devices[0]).eval()
+        recipe.report(messages.get())
+    return _read(spec, folder / "result.safetensors").to(recipe.device).eval()
 
 
-def _one(
-    rank: int,
-    world: int,
-    devices: list[str],
-    spec: TaskSpec,
-    samples: dict[str, Path],
-    seed: int,
-    warm: bool,
-    folder: Path,
-    weights: dict[str, int] | None,
-    messages: Any,
-) -> None:
-    device = torch.device(devices[rank])
+def _one(rank: int, spec: TaskSpec, samples: dict[str, Path], recipe: Recipe, folder: Path) -> None:
+    device, world = recipe.devices[rank], len(recipe.devices)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no other interface is needed
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     if device.type == "cuda":
@@ -111,20 +89,21 @@ def _one(
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world
     )
-    start = None
-    if warm:
-        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
-        start.load_state_dict(load_file(folder / "start.safetensors"))
-    source = PatchSource([load_sample(*item) for item in samples.items()], spec, seed, weights)
-
-    def report(progress: Progress) -> None:
-        if rank == 0:
-            messages.put(progress)
-
-    network, _ = optimise(spec, source, seed, device, start, report)
+    start = folder / "start.safetensors"
+    mine = replace(recipe, devices=(device,), start=_read(spec, start) if start.exists() else None)
+    if rank > 0:  # the first one tells, and waits for all
+        mine = replace(mine, report=tell_nobody, wait=wait_for_nobody)
+    source = PatchSource([load_sample(*item) for item in samples.items()], spec, recipe.seed, recipe.weights)
+    network, _ = optimise(spec, source, mine)
     if rank == 0:
         _save(network, folder / "result.safetensors")
     distributed.destroy_process_group()
+
+
+def _read(spec: TaskSpec, path: Path) -> SegmentationNetwork:
+    network = build_network(len(spec.modalities), spec.classes, spec.network)
+    network.load_state_dict(load_file(path))
+    return network
 
 
 def _save(network: SegmentationNetwork, path: Path) -> None:

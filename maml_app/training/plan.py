@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from maml_app.cases.recipe import Network
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.imaging.fingerprint import Fingerprint
 from maml_app.imaging.volume import Array
 from maml_app.network.ensemble import build_network
+from maml_app.network.settings import Network
 
 ANISOTROPIC = 3.0  # an axis so many times coarser than the finest gets a finer spacing than the median
 SMALLEST = 4  # voxels along an axis at the coarsest level
@@ -125,7 +125,7 @@ def step_memory_gb(network: Network, spec: TaskSpec, patch: Ints) -> float:
     divisor = np.array(network.divisor)
     # normalisation wants more than one voxel at the coarsest level
     small = _ints(divisor * np.maximum((2, 1, 1), 16 // divisor))
-    module = build_network(len(spec.modalities), spec.classes, network.model_dump()).train()
+    module = build_network(len(spec.modalities), spec.classes, network).train()
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

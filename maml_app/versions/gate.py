@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from maml_app.evaluation.scores import Scores
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -21,17 +23,17 @@ class Verdict:
         return asdict(self)
 
 
-def judge(candidate: dict[str, Any], champion: dict[str, Any], against: str, tolerance: float) -> Verdict:
+def judge(candidate: Scores, champion: Scores, against: str, tolerance: float) -> Verdict:
     """Compare two evaluations of the same cases, paired, for every subset and everything that is scored.
 
-    Both are what `evaluate` returns. A structure that is in neither truth nor answer counts as 1: finding something
+    A structure that is in neither truth nor answer counts as 1: finding something
     there is worse than finding nothing. `tolerance` is the fall in mean Dice that is put down to chance.
     """
-    shared = [case_id for case_id in candidate["cases"] if case_id in champion["cases"]]
+    shared = [case_id for case_id in candidate.cases if case_id in champion.cases]
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for case_id in shared:
-        for subset, scores in candidate["cases"][case_id].items():
-            before = champion["cases"][case_id].get(subset, {})
+        for subset, scores in candidate.cases[case_id].items():
+            before = champion.cases[case_id].get(subset, {})
             for name, value in scores.items():
                 if name in before:
                     pairs.setdefault((subset, name), []).append((_score(value), _score(before[name])))
@@ -47,7 +49,7 @@ def _score(value: float | None) -> float:
     return 1.0 if value is None else value
 
 
-def forgotten(candidate: dict[str, Any], champion: dict[str, Any], old: Iterable[str], fall: float = 0.1) -> list[str]:
+def forgotten(candidate: Scores, champion: Scores, old: Iterable[str], fall: float = 0.1) -> list[str]:
     """Validation cases that the champion was judged on and that the candidate does much worse on, in words.
 
     A case counts by its mean Dice over all that is scored, under all of its modalities together. The gate looks at
@@ -59,12 +61,12 @@ def forgotten(candidate: dict[str, Any], champion: dict[str, Any], old: Iterable
     """
     found = []
     for case_id in old:
-        if case_id not in candidate["cases"] or case_id not in champion["cases"]:
+        if case_id not in candidate.cases or case_id not in champion.cases:
             continue
-        full = max(candidate["cases"][case_id], key=lambda subset: subset.count("+"))
+        full = candidate.all_of(case_id)
         new, before = (
-            sum(map(_score, report["cases"][case_id][full].values())) / len(report["cases"][case_id][full])
-            for report in (candidate, champion)
+            sum(map(_score, scores.cases[case_id][full].values())) / len(scores.cases[case_id][full])
+            for scores in (candidate, champion)
         )
         if new < before - fall:
             found.append(f"{case_id}: Dice {new:.3f}, was {before:.3f}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ModelError
+from maml_app.errors import ModelError, SettingsError
+from maml_app.evaluation.evaluate import Segmenter
 from maml_app.evaluation.uncertainty import foreground_entropy
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
@@ -35,12 +36,17 @@ class Model:
     checkpoint: Checkpoint
     device: torch.device
 
+    def segmenter(self, spec: TaskSpec) -> Segmenter:
+        """The model at work on a task's cases."""
+        return Segmenter(self.network, spec, self.checkpoint.patch, self.device)
+
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """An answer: the label map (X, Y, Z) uint8 on `grid`, and what was used for it.
 
     Attributes:
+        missing: modalities that were not used; `left_out` are those of them that the case has, and why they cannot be.
         volume_ml: millilitres by label name.
         centroids: label name -> voxel index of its centre; labels that are not there are left out.
         uncertainty: mean entropy of the likely foreground, 0 to 1.
@@ -53,15 +59,22 @@ class Segmentation:
     volume_ml: dict[str, float]
     centroids: dict[str, tuple[float, float, float]]
     uncertainty: float
+    left_out: Mapping[str, str]
 
 
 def pick_device(name: str = "") -> torch.device:
-    """The device by name where it is there, else the GPU if there is one, else the CPU."""
-    if name.startswith("cuda") and torch.cuda.is_available():
-        return torch.device(name)
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
+    """The device of this name; without one the GPU if there is one, else the CPU.
+
+    Raises:
+        SettingsError: this machine has no such device.
+    """
+    there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    there += [f"cuda:{index}" for index in range(torch.cuda.device_count())] if "cuda" in there else []
+    if not name:
+        return torch.device("cuda" if "cuda" in there else "cpu")
+    if name not in there:
+        raise SettingsError(f"device: expected one of this machine's, {', '.join(there)}, got {name!r}")
+    return torch.device(name)
 
 
 def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device) -> Model:
@@ -105,12 +118,11 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
         leave_out: modalities to do without although they are there.
 
     Raises:
-        CaseError: an image cannot be read or shares no space with the others.
+        CaseError: the image that is asked for has no place, or no image of the case can be used.
     """
     kept = {name: ref for name, ref in case.images.items() if name not in leave_out}
     grid = read_grid(case.grids[asked])
-    used_case = Case(case.id, kept, patient=case.patient)
-    prepared = prepare(used_case, spec)
+    prepared = prepare(replace(case, images=kept), spec)
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
     probabilities = predict(model.network, images, presence, model.checkpoint.patch)
     label = restore_label(probabilities, prepared.grid, grid)
@@ -124,9 +136,10 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
     return Segmentation(
         label,
         grid,
-        tuple(name for name in spec.modality_names if name in kept),
-        used_case.missing(spec.modality_names),
+        prepared.used,
+        tuple(name for name in spec.modality_names if name not in prepared.used),
         volumes,
         centroids,
         foreground_entropy(probabilities),
+        prepared.left_out,
     )

@@ -2,6 +2,7 @@
 
 <root>/v0001/model.safetensors   weights, and what they are for
 <root>/v0001/report.json         validation, cases and label versions seen
+<root>/studies                   the identity of the studies whose cases these are
 <root>/served                    the versions served, one a line, the present one last
 <root>/prepared/                 cases as the network takes them, used again by the next training
 <root>/runs/                     what is kept of each training run
@@ -14,16 +15,14 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from maml_app.disk import write_atomically, write_text
+from maml_app.cases.source import CaseSource
+from maml_app.disk import workspace, write_atomically, write_text
 from maml_app.errors import ModelError
-from maml_app.machine import is_running
 from maml_app.network.checkpoint import Checkpoint, save_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 
@@ -138,6 +137,33 @@ class ModelRegistry:
                 raise ModelError(f"{self.root}: old versions could not be deleted ({error})") from None
         return gone
 
+    def belongs_to(self, source: CaseSource, claim: bool = False) -> None:
+        """Nothing, if these models and scores are of these studies, or of none yet: they know cases by their ids only.
+
+        Args:
+            claim: tie the registry to the studies, before anything is kept that was learned from them.
+
+        Raises:
+            ModelError: they are of other studies.
+        """
+        path = self.root / "studies"
+        try:
+            kept = path.read_text(encoding="utf-8").strip()
+        except OSError:
+            kept = ""
+        here = source.identity(claim)
+        if kept and kept != here:
+            raise ModelError(
+                f"{self.root}: expected models and scores of these studies, got some of others, whose cases may "
+                f"have the same ids; keep these elsewhere (--conf models DIR, or --models DIR), or delete {path} to "
+                "go on with them all the same"
+            )
+        if claim and not kept:
+            try:
+                write_text(path, f"{here}\n")
+            except OSError as error:
+                raise ModelError(f"{path}: could not be written ({error})") from None
+
     @property
     def prepared(self) -> Path:
         return self.root / "prepared"
@@ -157,24 +183,17 @@ class ModelRegistry:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A folder for the time of a `with` block, on the models' disk; those of processes that were killed go first.
+        """A folder for the time of a `with` block, on the models' disk.
 
         Raises:
             ModelError: the folder cannot be made.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for path in self.root.glob(".work-*"):
-                owner = re.fullmatch(r"\.work-(\d+)-.*", path.name)
-                if owner and not is_running(int(owner[1])):
-                    shutil.rmtree(path, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-", dir=self.root))
-        except OSError as error:
-            raise ModelError(f"{self.root}: expected a folder that can be written to ({error})") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                work = stack.enter_context(workspace(self.root))
+            except OSError as error:
+                raise ModelError(f"{self.root}: expected a folder that can be written to ({error})") from None
             yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def serve(self, version: str) -> None:
         """Serve a stored version from now on; a reader sees the old or the new one, never anything else.

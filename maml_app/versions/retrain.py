@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ModelError
+from maml_app.errors import ModelError, TrainingError
 from maml_app.evaluation.evaluate import evaluate
+from maml_app.evaluation.scores import Scores
 from maml_app.machine import Turns
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.training.optimise import Progress, Report
+from maml_app.training.progress import Progress, Report
+from maml_app.training.recipe import Recipe
 from maml_app.training.split import split
 from maml_app.training.train import Trained, cross_validate, train
 from maml_app.versions.gate import Verdict, forgotten, judge
@@ -26,27 +26,21 @@ from maml_app.versions.runs import Run
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to retrain: `devices`, two or more, start one process each; `prepared_gb` limits the cache of cases."""
-
-    device: torch.device
-    seed: int = 0
-    warm_start: bool = True
-    devices: tuple[torch.device, ...] = ()
-    prepared_gb: float = 20.0
-
-
 class Retraining:
-    """One retraining of a task's model; `run` keeps what `say` tells."""
+    """One retraining of a task's model.
 
-    def __init__(
-        self, spec: TaskSpec, registry: ModelRegistry, options: Options, run: Run, say: Callable[[str], None]
-    ) -> None:
-        self.spec = spec
-        self.registry = registry
-        self.options = options
-        self.run = run
-        self.say = say
+    Attributes:
+        recipe: seed, devices and limits; what a retraining starts from and whom it tells is added here.
+        run: keeps what `say` tells.
+        warm_start: go on from the served model, if it can be.
+    """
+
+    spec: TaskSpec
+    registry: ModelRegistry
+    recipe: Recipe
+    run: Run
+    say: Callable[[str], None]
+    warm_start: bool = True
 
     def __call__(self, cases: Sequence[Case]) -> dict[str, Any]:
         """Train, judge, store, and serve if nothing got worse. Returns the version, the served one, and the scores.
@@ -55,26 +49,15 @@ class Retraining:
             MamlError: nothing to train on, a case that cannot be used, no memory, no disk.
         """
         labelled = [case for case in cases if case.label]
-        devices, device = self.options.devices, self.options.device
-        spec, seed = self.spec, self.options.seed
-        on = f"{len(devices)} x {device.type}" if devices else str(device)
+        spec, devices = self.spec, self.recipe.devices
+        on = f"{len(devices)} x {devices[0].type}" if len(devices) > 1 else str(self.recipe.device)
         self.say(f"{len(labelled)} of {len(cases)} cases have a final label; {on}")
+        self._keep_split(labelled)
         champion = self._champion(labelled)
-        start = self._start(champion, self.options.warm_start)
-        turns, report_progress = Turns(self.registry.turns), self._shown()
-        result = train(
-            spec,
-            cases,
-            seed=seed,
-            device=device,
-            start=start,
-            prepared=self.registry.prepared,
-            prepared_gb=self.options.prepared_gb,
-            weights=_new(labelled, champion, spec.training.new_labels),
-            devices=devices,
-            report=report_progress,
-            wait=turns.wait,
-        )
+        start = self._start(champion)
+        shared = replace(self.recipe, prepared=self.registry.prepared, wait=Turns(self.registry.turns).wait)
+        weights = _new(labelled, champion, spec.training.new_labels)
+        result = train(spec, cases, replace(shared, start=start, weights=weights, report=self._shown()))
         report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
         report["task"] = spec.model_dump(mode="json")
         report["task_hash"] = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
@@ -97,10 +80,11 @@ class Retraining:
             )
         scores = report["validation"]
         if result.validation is None and spec.training.folds > 1:
-            scores = self._cross_validated(labelled, version, turns)
+            usable = [case for case in labelled if case.id not in result.refused]
+            scores = self._cross_validated(usable, version, shared)
         return {"version": version, "served": self.registry.served(), "validation": scores}
 
-    def _cross_validated(self, labelled: Sequence[Case], version: str, turns: Turns) -> dict[str, Any] | None:
+    def _cross_validated(self, labelled: Sequence[Case], version: str, recipe: Recipe) -> dict[str, Any] | None:
         """An estimate while no patient is kept aside; the model is served already, nobody waits for this."""
         spec = self.spec
         patients = len({case.patient_id for case in labelled})
@@ -109,26 +93,21 @@ class Retraining:
         if folds < 2:
             return None
         self.say(f"few labels: estimating by {kind} over {patients} patients; {version} is in use meanwhile")
-        scores = cross_validate(
-            spec,
-            labelled,
-            folds,
-            seed=self.options.seed,
-            device=self.options.device,
-            prepared=self.registry.prepared,
-            report=self._folds_only(),
-            wait=turns.wait,
-        )
+        try:
+            scores = cross_validate(spec, labelled, folds, replace(recipe, report=self._folds_only()))
+        except TrainingError as error:  # as when all that one fold leaves has empty labels
+            self.say(f"no estimate: {error}")
+            return None
         assert scores is not None  # two patients at least
-        self.say(f"{kind} Dice: mean over subsets {_number(scores['mean'])}, all modalities {_number(scores['full'])}")
-        summary = {"kind": kind, "patients": patients, **{key: scores[key] for key in ("subsets", "mean", "full")}}
+        self.say(f"{kind} Dice: mean over subsets {_number(scores.mean)}, all modalities {_number(scores.full)}")
+        summary = {"kind": kind, "patients": patients, **scores.summary()}
         self.registry.annotate(version, cross_validation=summary)
         return summary
 
-    def _tell_scores(self, report: dict[str, Any], what: str) -> None:
-        for subset, scores in report["subsets"].items():
-            by_name = ", ".join(f"{name} {_number(scores[name])}" for name in self.spec.scored)
-            self.say(f"{what}, {subset} ({scores['cases']} cases): {by_name}")
+    def _tell_scores(self, scores: Scores, what: str) -> None:
+        for subset, row in scores.subsets.items():
+            by_name = ", ".join(f"{name} {_number(value)}" for name, value in row.dice.items())
+            self.say(f"{what}, {subset} ({row.cases} cases): {by_name}")
 
     def _verdict(
         self, result: Trained, champion: Model | None, cases: Sequence[Case]
@@ -141,15 +120,32 @@ class Retraining:
             )
             return None, []
         self._tell_scores(result.validation, "validation Dice")
-        self.run.scores(self.spec.training.steps, result.validation["subsets"])
+        self.run.scores(self.spec.training.steps, result.validation.subsets)
         if champion is None:
             return None, []
         held_out = [case for case in cases if case.id in result.checkpoint.notes["validated_on"]]
-        before = evaluate(champion.network, held_out, self.spec, champion.checkpoint.patch, champion.device)
+        before = evaluate(champion.segmenter(self.spec), held_out)
         forgot = forgotten(result.validation, before, champion.checkpoint.notes.get("validated_on", {}))
         for line in forgot[:3]:
             self.say(f"ALARM, forgotten since {champion.version}: {line}")
         return judge(result.validation, before, champion.version, self.spec.training.tolerance), forgot
+
+    def _keep_split(self, labelled: Sequence[Case]) -> None:
+        """What models were validated on is never trained on later, or their scores would mean nothing.
+
+        Raises:
+            TrainingError: another rule for patients, or another fraction, would do that.
+        """
+        reports = [self.registry.report(version) for version in self.registry.versions()]
+        validated = {case_id for report in reports for case_id in report.get("validated_on", {})}
+        moved = [case for case in split(labelled, self.spec.training.validation)[0] if case.id in validated]
+        if moved:
+            names = ", ".join(f"{case.id} (patient {case.patient_id})" for case in moved[:5])
+            raise TrainingError(
+                f"{len(moved)} cases that models were validated on would be trained on now: {names}; the rule for "
+                "patients or the fraction changed: set patient and training.validation in task.yaml as they were (with "
+                "patient: (.*) each case is a patient of its own), or keep new models elsewhere (--conf models DIR)"
+            )
 
     def _shown(self) -> Report:
         last: dict[str, Any] = {"stage": "", "time": 0.0}
@@ -185,7 +181,7 @@ class Retraining:
             self.say("no model yet: there is nothing to compare with")
             return None
         try:
-            model = load_served(self.registry, self.spec, self.options.device)
+            model = load_served(self.registry, self.spec, self.recipe.device)
         except ModelError as error:
             self.say(f"the served model cannot be used, there is nothing to compare with: {error}")
             return None
@@ -200,12 +196,12 @@ class Retraining:
             return None
         return model
 
-    def _start(self, champion: Model | None, warm: bool) -> SegmentationNetwork | None:
+    def _start(self, champion: Model | None) -> SegmentationNetwork | None:
         """The network to go on from; None for new weights, said why."""
-        if champion is None or not warm:
+        if champion is None or not self.warm_start:
             self.say("training starts from new weights")
             return None
-        if champion.checkpoint.plan != self.spec.network.model_dump(mode="json"):
+        if champion.checkpoint.network != self.spec.network:
             self.say(
                 f"training starts from new weights: {champion.version} has another network than task.yaml asks for"
             )

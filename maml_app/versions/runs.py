@@ -20,8 +20,9 @@ from typing import Any
 
 from maml_app.disk import write_atomically, write_text
 from maml_app.errors import TrainingError
+from maml_app.evaluation.scores import SubsetScore
 from maml_app.machine import is_running
-from maml_app.training.optimise import Progress
+from maml_app.training.progress import Progress
 
 KEPT = 50  # runs; older ones go
 
@@ -30,7 +31,7 @@ class Run:
     """One training run's folder. Used in a `with` block: an error that leaves it is noted as the reason."""
 
     def __init__(self, root: Path) -> None:
-        self._points: list[tuple[int, dict[str, float]]] = []
+        self._points: list[tuple[int, Mapping[str, float]]] = []
         self._scores: list[tuple[int, dict[str, float]]] = []
         self.folder = root / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{os.getpid()}"
         try:
@@ -55,10 +56,13 @@ class Run:
             self._points.append((progress.done, progress.losses))
             self._append("progress.jsonl", json.dumps({"step": progress.done, **progress.losses}) + "\n")
 
-    def scores(self, step: int, subsets: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep the validation cases' scores after a step: the `subsets` that `evaluate` returns."""
-        self._scores.append((step, {name: row["mean"] for name, row in subsets.items() if row["mean"] is not None}))
-        self._append("progress.jsonl", json.dumps({"step": step, "dice": subsets}) + "\n")
+    def scores(self, step: int, subsets: Mapping[str, SubsetScore]) -> None:
+        """Keep the validation cases' scores after a step, by subset."""
+        self._scores.append((step, {name: row.mean for name, row in subsets.items() if row.mean is not None}))
+        self._append(
+            "progress.jsonl",
+            json.dumps({"step": step, "dice": {name: row.as_dict() for name, row in subsets.items()}}) + "\n",
+        )
 
     def end(self, state: str, reason: str = "") -> None:
         """Note how the run stands: running, done or failed; in the end the curves are drawn."""
@@ -85,13 +89,13 @@ class Run:
             below[0].legend(fontsize="small")
         axes.legend()
         write_atomically(self.folder / "curves.png", lambda part: figure.savefig(part, format="png", dpi=100))
-        with SummaryWriter(str(self.folder)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self.folder)) as writer:
             for step, losses in self._points:
                 for name, value in losses.items():
-                    writer.add_scalar(f"loss/{name}", value, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"loss/{name}", value, step)
             for step, scores in self._scores:
                 for name, value in scores.items():
-                    writer.add_scalar(f"dice/{name}", value, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"dice/{name}", value, step)
 
     def _append(self, name: str, text: str) -> None:
         # a full disk must not stop a training that needs no more of it

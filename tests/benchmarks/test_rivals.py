@@ -14,7 +14,7 @@ from benchmarks.rivals_table import table
 from benchmarks.rivals_variants import ABLATIONS, ALONE, BY_EXPERTS, OURS, PUBLISHED, RIVALS, VARIANTS, changed
 from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec, parse_task
-from maml_app.evaluation.evaluate import subset_name
+from maml_app.evaluation.scores import subset_name
 from maml_app.phantom.scene import write_cases
 from tests.conftest import TOY
 

@@ -16,7 +16,7 @@ from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
 from maml_app.choosing import simulate as module
 from maml_app.choosing.curves import area, labels_to_reach, saving, summarise_curves
-from maml_app.choosing.simulate import Plan, Simulation, simulate
+from maml_app.choosing.simulate import Schedule, Simulation, simulate
 from maml_app.errors import MamlError, TrainingError
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
@@ -34,8 +34,8 @@ def simulation(spec: TaskSpec, tmp_path: Path) -> Simulation:
 
 
 def test_each_round_labels_what_the_strategy_puts_first(simulation: Simulation) -> None:
-    plan = Plan(("entropy",), start=2, rounds=3, batch=2, at_most=5, seeds=(0,))
-    states = simulation.play("entropy", 0, plan)
+    schedule = Schedule(("entropy",), start=2, rounds=3, batch=2, at_most=5, seeds=(0,))
+    states = simulation.play("entropy", 0, schedule)
     assert [len(state.labelled) for state in states] == [2, 4, 5]  # the last batch is cut to what may be labelled
     for before, after in pairwise(states):
         added = set(after.labelled) - set(before.labelled)
@@ -43,28 +43,28 @@ def test_each_round_labels_what_the_strategy_puts_first(simulation: Simulation) 
         waiting = [score for case, score in before.scores.items() if case not in before.labelled]
         best = sorted(waiting, key=lambda score: -score.entropy)[: len(added)]
         assert added == {score.case for score in best}
-    assert sorted(states[0].test["cases"]) == ["phantom_006", "phantom_007"]
+    assert sorted(states[0].test.cases) == ["phantom_006", "phantom_007"]
     assert not {"phantom_006", "phantom_007"} & set(states[-1].labelled)
 
 
 def test_strategies_share_states_and_a_stopped_play_goes_on(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(("random", "foreground_random", "maml"), start=2, rounds=1, batch=2, seeds=(0, 1))
+    schedule = Schedule(("random", "foreground_random", "maml"), start=2, rounds=1, batch=2, seeds=(0, 1))
     trained: list[list[str]] = []
     whole = train
 
-    def counted(spec: TaskSpec, cases: Any, **options: Any) -> Any:
+    def counted(spec: TaskSpec, cases: Any, recipe: Any) -> Any:
         trained.append(sorted(case.id for case in cases))
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return whole(spec, cases, **options)
+        return whole(spec, cases, recipe)
 
     monkeypatch.setattr(module, "train", counted)
     with pytest.raises(KeyboardInterrupt):
-        simulate(simulation, plan)
+        simulate(simulation, schedule)
     told: list[str] = []
-    curves = simulate(simulation, plan, told.append)
+    curves = simulate(simulation, schedule, told.append)
     assert len(trained) == len({tuple(ids) for ids in trained}) + 1  # only the one that was stopped is done again
     assert len(told) == 6
     starts = {(name, seed): rows[0] for name, seeds in curves.items() for seed, rows in enumerate(seeds)}
@@ -72,13 +72,13 @@ def test_strategies_share_states_and_a_stopped_play_goes_on(
         assert starts["random", seed] == starts["maml", seed]  # the same start for every strategy
     assert starts["random", 0]["cases"] != starts["random", 1]["cases"]
     count = len(trained)
-    assert simulate(simulation, plan) == curves
+    assert simulate(simulation, schedule) == curves
     assert len(trained) == count  # all was kept
 
 
 def test_what_was_drawn_is_the_foreground_of_the_labels(simulation: Simulation, spec: TaskSpec) -> None:
-    plan = Plan(("random",), start=3, rounds=1, batch=1, seeds=(0,))
-    (rows,) = simulate(simulation, plan)["random"]
+    schedule = Schedule(("random",), start=3, rounds=1, batch=1, seeds=(0,))
+    (rows,) = simulate(simulation, schedule)["random"]
     for row in rows:
         assert 0 < row["drawn_ml"] < 2000
     first = sum(simulation.foreground_ml[case] for case in rows[0]["cases"])
@@ -91,7 +91,7 @@ def test_test_patients_are_never_chosen_from(spec: TaskSpec, simulation: Simulat
     with pytest.raises(TrainingError, match="patients of their own, got shared patients"):
         Simulation(spec, cases, cases[:1], tmp_path, CPU)
     with pytest.raises(TrainingError, match="expected at least 7 labelled cases to choose from, got 6"):
-        simulation.play("random", 0, Plan(("random",), start=7))
+        simulation.play("random", 0, Schedule(("random",), start=7))
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_test_patients_are_never_chosen_from(spec: TaskSpec, simulation: Simulat
         ({"at_most": 2}, "--at-most no less than --start"),
     ],
 )
-def test_a_plan_that_cannot_be_played_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_schedule_that_cannot_be_played_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(MamlError, match=message):
-        Plan(**{"strategies": ("random",), **changes})
+        Schedule(**{"strategies": ("random",), **changes})
 
 
 def rows(*dice: float) -> list[dict[str, Any]]:

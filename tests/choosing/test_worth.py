@@ -123,7 +123,7 @@ def test_what_a_pair_always_disagrees_on_is_no_reason(spec: TaskSpec) -> None:
 @pytest.mark.parametrize("kind", ["maml", "early-fusion"])
 def test_opinions_are_those_of_the_network(spec: TaskSpec, kind: str) -> None:
     torch.manual_seed(0)
-    network = build_network(3, 3, {**spec.network.model_dump(), "kind": kind}).eval()
+    network = build_network(3, 3, spec.network.model_copy(update={"kind": kind})).eval()
     images = torch.randn(3, 20, 18, 17)
     presence = torch.tensor([True, False, True])
     found = predict_opinions(network, images, presence, (16, 16, 16))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.ndimage import affine_transform
 
+from maml_app.cases.recipe import Augment
 from maml_app.imaging.augment import Augmentation, apply, draw
 
 PLAIN = Augmentation(
@@ -135,7 +136,10 @@ def test_what_is_switched_off_is_not_drawn_and_what_is_on_stays_in_bounds() -> N
     rng = np.random.default_rng(0)
     plain = [draw(rng, 3, (True, True, True), (1, 1, 2)) for _ in range(20)]
     assert all(not one.offsets.any() and one.warp is None and (one.zoom == 1).all() for one in plain)
-    rich = [draw(rng, 3, (True, True, True), (1, 1, 2), 3.0, 4.0, 0.3) for _ in range(60)]
+    rich = [
+        draw(rng, 3, (True, True, True), (1, 1, 2), Augment(misalignment_mm=3, elastic_mm=4, low_resolution=0.3))
+        for _ in range(60)
+    ]
     shifted = [one for one in rich if one.offsets.any()]
     assert 15 < len(shifted) < 45
     assert all((one.offsets.any(axis=1)).sum() == 1 for one in shifted)  # one against the others

@@ -43,7 +43,7 @@ def constant(folder: Path) -> None:
 
 
 def twice(folder: Path) -> None:
-    (folder / "x_ct.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes())
+    (folder / "phantom_000_ct.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes())
 
 
 def wrong_values(folder: Path) -> None:
@@ -62,11 +62,11 @@ def broken(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (apart, "pet does not overlap ct in space"),
+        (apart, "pet: it does not overlap ct in space"),
         (constant, "mr_t1: every voxel is 3"),
-        (twice, "2 files for ct: ct.nii.gz, x_ct.nii.gz; keep one"),
-        (wrong_values, "label: .*got \\[7\\]"),
-        (other_grid, "label: on no grid of the case's images"),
+        (twice, "ct: 2 files for ct: ct.nii.gz, phantom_000_ct.nii.gz; keep one"),
+        (wrong_values, "label: .*got 7; remove them"),
+        (other_grid, "label: .*expected a label on the grid of one of its images"),
         (broken, "ct: .*ct.nii.gz: expected a NIfTI file"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from pathlib import Path
@@ -14,38 +13,15 @@ import pytest
 from pydicom.dataset import Dataset
 
 from maml_app.cases.case import FileRef
-from maml_app.cases.spec import Modality, TaskSpec
+from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series, stack
 from maml_app.imaging.files import read_image
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.volume import Array, Grid, Volume
-from maml_app.phantom.dicom import make_study, write_series
+from maml_app.imaging.volume import Grid
+from maml_app.phantom.dicom import make_study
 from tests.conftest import real
-
-OBLIQUE = np.array([[-1.8, 0.25, 0.5, 30.0], [-0.3, -1.9, 0.4, 12.0], [0.25, 0.2, 3.1, -44.0], [0.0, 0.0, 0.0, 1.0]])
-
-
-def modality(spec: TaskSpec, name: str) -> Modality:
-    return spec.modalities[spec.modality_names.index(name)]
-
-
-def orthogonal(affine: Array) -> Array:
-    """The nearest affine with axes at right angles, right-handed, of the same spacing."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    result = affine.copy()
-    result[:3, :3] = left @ right * spacing
-    return result
-
-
-def ramp(shape: tuple[int, int, int] = (9, 7, 5), affine: Array = OBLIQUE) -> Volume:
-    """Every voxel another value; oblique, anisotropic."""
-    return Volume(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), orthogonal(affine))
-
-
-def images(spec: TaskSpec, volume: Volume | None = None, name: str = "ct") -> list[Dataset]:
-    return write_series(volume or ramp(), modality(spec, name), "case", 1, "series")
+from tests.imaging.objects import enhanced, images, ramp
 
 
 def close(one: Grid, two: Grid) -> bool:
@@ -107,37 +83,6 @@ def test_a_tilted_gantry_is_a_sheared_affine(spec: TaskSpec) -> None:
     np.testing.assert_allclose(
         (fine.affine[:3, :3] @ np.argwhere(moved).mean(0)) + fine.affine[:3, 3], centre, atol=0.3
     )
-
-
-def enhanced(series: list[Dataset]) -> Dataset:
-    """The same slices as one multi-frame image, frames in another order."""
-    frames = [series[index] for index in (2, 0, 4, 1, 3)]
-    image = copy.deepcopy(frames[0])
-    for keyword in (
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "PixelSpacing",
-        "RescaleSlope",
-        "RescaleIntercept",
-    ):
-        delattr(image, keyword)
-    image.NumberOfFrames = len(frames)
-    image.PixelData = b"".join(frame.PixelData for frame in frames)
-    shared, measures, orientation, values = Dataset(), Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = frames[0].PixelSpacing
-    orientation.ImageOrientationPatient = frames[0].ImageOrientationPatient
-    values.RescaleSlope, values.RescaleIntercept = frames[0].RescaleSlope, frames[0].RescaleIntercept
-    values.RescaleType = "HU"
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
-    shared.PixelValueTransformationSequence = [values]
-    image.SharedFunctionalGroupsSequence = [shared]
-    image.PerFrameFunctionalGroupsSequence = []
-    for frame in frames:
-        group, position = Dataset(), Dataset()
-        position.ImagePositionPatient = frame.ImagePositionPatient
-        group.PlanePositionSequence = [position]
-        image.PerFrameFunctionalGroupsSequence.append(group)
-    return image
 
 
 def test_a_multi_frame_image_is_a_series(spec: TaskSpec) -> None:
@@ -214,10 +159,10 @@ def _strayed(series: list[Dataset]) -> None:
     ("change", "message"),
     [
         (lambda series: series.__delitem__(slice(1, None)), "at least 2 slices, got 1"),
-        (_set("Rows", 5), r"slices of one size, got \[\(9, 5\), \(9, 7\)\]"),
-        (_set("ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), "slices of one orientation"),
-        (_set("PixelSpacing", [3, 3]), "one PixelSpacing"),
-        (_same_place, "got two at"),
+        (_set("Rows", 5), r"1 missing; .*; 1 image that differs from the others \(Size 9x5\) left out"),
+        (_set("ImageOrientationPatient", [1, 0, 0, 0, 1, 0]), r"1 missing; .*Orientation 1.000/0.000/.*left out"),
+        (_set("PixelSpacing", [3, 3]), r"1 missing; .*PixelSpacing 3x3.*left out"),
+        (_same_place, "1 missing; .*two images at one place"),
         (_uneven, "uneven steps"),
         (_strayed, "slices in a straight line"),
         (_set("ImagePositionPatient", None), "expected ImagePositionPatient"),

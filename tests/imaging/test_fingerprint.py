@@ -31,7 +31,7 @@ def stored(folder: Path, hu: float, missing: bool = False) -> Case:
     folder.mkdir(parents=True)
     values = np.where(label > 0, hu, -500.0).astype(np.float32)
     write_image(folder / "ct.nii.gz", Volume(values, oblique()))
-    write_image(folder / "pet.nii.gz", Volume(values * 0 + 1, oblique()))
+    write_image(folder / "pet.nii.gz", Volume(np.where(label > 0, 3.0, 0.5), oblique()))
     write_label(folder / "label.nii.gz", label, oblique())
     names = ("ct",) if missing else ("ct", "pet")
     images = {name: FileRef(folder / f"{name}.nii.gz") for name in names}

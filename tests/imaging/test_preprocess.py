@@ -9,10 +9,12 @@ import torch
 
 from maml_app.cases.case import Case, FileRef, LabelRef
 from maml_app.cases.spec import Modality, TaskSpec, load_task
-from maml_app.errors import GridError, ImageError, LabelError
+from maml_app.errors import LabelError
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
 from maml_app.imaging.geometry import restore_label
-from maml_app.imaging.preprocess import from_task_values, normalise, prepare, prepare_label, suv_scale, to_task_values
+from maml_app.imaging.labels import from_task_values, prepare_label, to_task_values
+from maml_app.imaging.plausible import suv_scale
+from maml_app.imaging.preprocess import normalise, prepare
 from maml_app.imaging.volume import Array, Volume
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
@@ -113,19 +115,22 @@ def test_absent_modalities_are_zero_and_the_frame_moves_on(oblique_case: Case, f
     assert overlap(halfway(prepared.images[2]), key_shape(places_mm(prepared.grid))) > 0.9
 
 
-def test_images_apart_are_refused_with_both_names(oblique_case: Case, fine: TaskSpec) -> None:
+def test_images_apart_are_left_out_with_the_reason(oblique_case: Case, fine: TaskSpec) -> None:
     pet = read_image(oblique_case.images["pet"])
     pet.affine[:3, 3] += 900
     write_image(oblique_case.images["pet"].path, pet)
-    with pytest.raises(GridError, match=r"case a: expected pet \(.*\) to overlap ct in space"):
-        prepare(oblique_case, fine)
+    prepared = prepare(oblique_case, fine)
+    assert prepared.used == ("ct", "mr_t1")
+    assert not prepared.images[1].any()
+    assert prepared.left_out == {"pet": "it does not overlap ct in space: are both from one examination?"}
 
 
-def test_pet_that_is_no_suv_is_refused_with_file_and_remedy(oblique_case: Case, fine: TaskSpec) -> None:
+def test_pet_that_is_no_suv_is_left_out_with_the_remedy(oblique_case: Case, fine: TaskSpec) -> None:
     pet = read_image(oblique_case.images["pet"])
     write_image(oblique_case.images["pet"].path, Volume(pet.voxels * 10_000, pet.affine))
-    with pytest.raises(ImageError, match=r"case a: pet \(.*pet\.nii\.gz\): expected PET in SUV"):
-        prepare(oblique_case, fine)
+    prepared = prepare(oblique_case, fine)
+    assert prepared.presence.tolist() == [True, False, True]
+    assert "expected PET in SUV" in prepared.left_out["pet"]
 
 
 def test_conventions_map_in_and_out() -> None:
@@ -141,7 +146,9 @@ def test_conventions_map_in_and_out() -> None:
         LabelError, match=r"x: expected label values of .*non_enhancing.* or brats2018: \[1, 2, 4\], got \[3, 4\]"
     ):
         to_task_values(mixed, brats, "x")
-    with pytest.raises(LabelError, match=r"expected a label convention of \['brats2018'\], got 'brats1999'"):
+    with pytest.raises(
+        LabelError, match=r"expected a label convention of \['task', 'brats2018', .*\], got 'brats1999'"
+    ):
         from_task_values(ours.voxels, brats, "brats1999")
 
 

@@ -19,7 +19,7 @@ from maml_app.imaging.seg import read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import write_series
 from maml_app.stores.choice import shipped_tasks
-from tests.imaging.test_dicom import OBLIQUE, enhanced, images, orthogonal, ramp
+from tests.imaging.objects import OBLIQUE, enhanced, images, orthogonal, ramp
 
 FRAME = "FrameOfReferenceUID"
 

@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from maml_app.cases.spec import load_task
 from maml_app.versions.registry import ModelRegistry
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.stores.folder import FolderStore
 torch.set_num_threads(1)
@@ -36,7 +37,7 @@ spec = load_task(Path(sys.argv[1]) / "task.yaml")
 store, registry = FolderStore(Path(sys.argv[1]) / "studies", spec), ModelRegistry(Path(sys.argv[1]) / "models")
 print("ready", flush=True)
 while True:
-    result = train(spec, store.cases(), device=torch.device("cpu"), prepared=registry.prepared)
+    result = train(spec, store.cases(), Recipe(devices=(torch.device("cpu"),), prepared=registry.prepared))
     registry.publish(result.network, result.checkpoint, {})
 """
 
@@ -45,9 +46,8 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
     (tmp_path / "task.yaml").write_text(TOY.replace("steps: 3", "steps: 1"))
     write_cases(tmp_path / "studies", spec, count=2, seed=3, size=20)
     registry = ModelRegistry(tmp_path / "models")
-    plan = spec.network.model_dump(mode="json")
-    first = Checkpoint("toy", spec.signature(), 3, spec.classes, plan, spec.training.patch)
-    registry.publish(build_network(3, spec.classes, plan), first, {})
+    first = Checkpoint("toy", spec.signature(), 3, spec.classes, spec.network, spec.training.patch)
+    registry.publish(build_network(3, spec.classes, spec.network), first, {})
     moments = random.Random(7)
     for _ in range(KILLS):
         before = registry.history()
@@ -68,4 +68,4 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
         pass  # what the next training does first
     build_samples([], spec, registry.prepared)
     assert {path.name for path in registry.root.iterdir()} == {"served", "prepared", *registry.versions()}
-    assert not list(registry.prepared.glob(".part-*"))
+    assert not list(registry.prepared.glob(".*"))

@@ -261,11 +261,11 @@ def test_a_training_that_is_killed_at_any_moment_is_told_and_the_server_answers(
         assert last["state"] in ("killed", "done", "failed")  # done or failed: of the run before, if it never began
     assert train(running)["status"] == "DONE"
     assert not list((running.models / "toy").glob(".work-*"))
-    assert not list((running.models / "toy" / "prepared").glob(".part-*"))
+    assert not list((running.models / "toy" / "prepared").glob(".*"))
 
 
 def test_a_training_that_cannot_start_gives_its_reason(running: Running) -> None:
-    with pytest.raises(MONAILabelClientException, match=r"steps: .*, got 'many'"):
+    with pytest.raises(MONAILabelClientException, match=r"steps: .*, got .*many"):
         train(running, steps="many")
 
 

@@ -15,21 +15,22 @@ from maml_app.errors import ModelError
 from maml_app.network import export
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.export import export_torchscript
+from maml_app.network.settings import Network
 
-PLAN = {"channels": (4, 6), "strides": ((1, 1, 1), (2, 2, 2)), "fusion_width": 2}
+PLAN = {"shared_decoder": False, "channels": (4, 6), "strides": ((1, 1, 1), (2, 2, 2))}
 ELSEWHERE = """
 import sys, numpy, torch
 assert not [name for name in sys.modules if name.startswith(("maml_app", "monai"))]
 network = torch.jit.load("model.ts")
 stored = numpy.load("input.npz")
-answer = network(torch.from_numpy(stored["images"]), torch.from_numpy(stored["presence"]))
-numpy.save("answer.npy", answer.numpy())
+images = torch.from_numpy(stored["images"])
+numpy.save("answers.npy", numpy.stack([network(images, torch.from_numpy(row)) for row in stored["presences"]]))
 """
 
 
 def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
     torch.manual_seed(0)
-    result = build_network(3, 3, {**PLAN, "kind": kind, "head": head, **more}).eval()
+    result = build_network(3, 3, Network.model_validate({**PLAN, "kind": kind, "head": head, **more})).eval()
     for parameter in result.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)  # nothing starts as nothing
     return result
@@ -51,11 +52,10 @@ def test_it_gives_the_same_mask_where_this_program_is_not(
     ours = network(kind, head, **more)
     export_torchscript(tmp_path / "model.ts", ours, 3, (8, 8, 12))
     images = torch.randn(1, 3, 8, 8, 12)
-    for chosen in list(product((True, False), repeat=3))[:3]:
-        presence = torch.tensor([chosen])
-        np.savez(tmp_path / "input.npz", images=images.numpy(), presence=presence.numpy())
-        subprocess.run([sys.executable, "-I", "-c", ELSEWHERE], check=True, cwd=tmp_path)
-        there = np.load(tmp_path / "answer.npy")
+    presences = torch.tensor(list(product((True, False), repeat=3))[:3])[:, None]
+    np.savez(tmp_path / "input.npz", images=images.numpy(), presences=presences.numpy())
+    subprocess.run([sys.executable, "-I", "-c", ELSEWHERE], check=True, cwd=tmp_path)
+    for there, presence in zip(np.load(tmp_path / "answers.npy"), presences, strict=True):
         with torch.inference_mode():
             here = torch.softmax(ours(images, presence).fused[0], dim=1).numpy()
         np.testing.assert_array_equal(there.argmax(1), here.argmax(1))

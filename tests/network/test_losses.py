@@ -8,9 +8,9 @@ from monai.losses.dice import DiceCELoss
 
 from maml_app.network.ensemble import Outputs
 from maml_app.network.losses import MutualLearningLoss, foreground_kl
+from maml_app.network.settings import Loss
 
-WEIGHTS = {"fused": 1.0, "experts": 0.5, "mutual": 0.5, "subset": 0.5, "consistency": 0.25, "ranking": 0.5}
-WEIGHTS |= {"temperature": 1.0, "deep": 0.5}
+WEIGHTS = Loss(ranking=0.5)
 
 
 def certain(truth: torch.Tensor, size: float = 20.0) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_agreement_costs_nothing_and_a_perfect_answer_almost_nothing() -> None:
     logits = certain(TRUTH)
     outputs = Outputs([logits], logits, {0: (ROWS, [logits])})
     terms = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
-    assert set(terms) == {*WEIGHTS, "total"} - {"temperature", "deep"}
+    assert set(terms) == {*Loss.model_fields, "total"} - {"temperature", "deep"}
     assert float(terms["total"]) < 1e-3
     assert float(terms["mutual"]) == pytest.approx(0, abs=1e-6)
 
@@ -56,7 +56,7 @@ def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     logits = certain(TRUTH, 1.0)
     outputs = Outputs([-logits], logits, {0: (ROWS, [-logits])})
     full = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
-    less = MutualLearningLoss({**WEIGHTS, term: 0.0})(outputs, TRUTH)
+    less = MutualLearningLoss(WEIGHTS.model_copy(update={term: 0.0}))(outputs, TRUTH)
     assert term not in less
     assert float(less["total"]) == pytest.approx(float(full["total"] - full[term]), rel=1e-5)
 
@@ -66,7 +66,7 @@ def test_experts_learn_from_the_fused_prediction_but_not_the_other_way() -> None
     expert = torch.zeros_like(fused).requires_grad_()
     part = torch.zeros_like(fused).requires_grad_()
     outputs = Outputs([fused], part, {0: (ROWS, [expert])})
-    terms = MutualLearningLoss({**WEIGHTS, "fused": 0.0, "experts": 0.0, "subset": 0.0})(outputs, TRUTH)
+    terms = MutualLearningLoss(WEIGHTS.model_copy(update={"fused": 0.0, "experts": 0.0, "subset": 0.0}))(outputs, TRUTH)
     terms["total"].backward()
     assert expert.grad is not None
     assert expert.grad.abs().sum() > 0
@@ -87,7 +87,7 @@ def test_deep_levels_weigh_half_of_the_finer_one() -> None:
     wrong_small = MutualLearningLoss(WEIGHTS)(Outputs([right, -small]), TRUTH)["fused"]
     wrong_large = MutualLearningLoss(WEIGHTS)(Outputs([-right, small]), TRUTH)["fused"]
     assert float(wrong_large / wrong_small) == pytest.approx(2, rel=0.25)
-    finest_only = MutualLearningLoss({**WEIGHTS, "deep": 0.0})
+    finest_only = MutualLearningLoss(WEIGHTS.model_copy(update={"deep": 0.0}))
     assert float(finest_only(Outputs([right, -small]), TRUTH)["fused"]) < 1e-3
     assert float(finest_only(Outputs([-right, small]), TRUTH)["fused"]) > float(wrong_large)
 
@@ -98,7 +98,7 @@ def test_the_hinge_costs_only_where_more_modalities_do_worse() -> None:
     better = MutualLearningLoss(WEIGHTS)(Outputs([good], bad), TRUTH)
     assert float(worse["ranking"].detach()) > 0.5
     assert float(better["ranking"].detach()) == 0
-    alone = MutualLearningLoss({**WEIGHTS, "fused": 0.0, "subset": 0.0, "consistency": 0.0})
+    alone = MutualLearningLoss(WEIGHTS.model_copy(update={"fused": 0.0, "subset": 0.0, "consistency": 0.0}))
     fewer = good.clone().requires_grad_()
     alone(Outputs([bad], fewer), TRUTH)["total"].backward()
     assert bad.grad is not None

@@ -1,25 +1,28 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from maml_app.errors import ModelError
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from maml_app.network.ensemble import MamlEnsemble, build_network
+from maml_app.network.settings import Network
 from maml_app.network.window import predict, predict_attention, predict_subsets
-from tests.network.test_ensemble import PLAN
+from tests.conftest import NETWORK
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 21, 13, 9, generator=torch.Generator().manual_seed(0))
-CHECKPOINT = Checkpoint("toy", "abc", 3, 2, PLAN, (16, 8, 8), {"seed": 4})
+CHECKPOINT = Checkpoint("toy", "abc", 3, 2, NETWORK, (16, 8, 8), {"seed": 4})
 
 
 def test_windows_cover_images_of_any_size_with_probabilities() -> None:
-    net = build_network(3, 2, PLAN)
+    net = build_network(3, 2, NETWORK)
     presence = torch.tensor([True, False, True])
     for images in (IMAGES, IMAGES[:, :5, :5, :5]):
         result = predict(net, images, presence, (16, 8, 8))
@@ -28,7 +31,7 @@ def test_windows_cover_images_of_any_size_with_probabilities() -> None:
 
 
 def test_subsets_in_one_go_are_the_single_answers() -> None:
-    net = build_network(3, 2, PLAN)
+    net = build_network(3, 2, NETWORK)
     presences = [torch.tensor([True, False, True]), torch.tensor([True, True, True])]
     stacked = predict_subsets(net, IMAGES, presences, (16, 8, 8))
     assert stacked.shape == (2, 2, 21, 13, 9)
@@ -39,15 +42,15 @@ def test_subsets_in_one_go_are_the_single_answers() -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, build_network(3, 2, PLAN), CHECKPOINT)
+    save_checkpoint(path, build_network(3, 2, NETWORK), CHECKPOINT)
     return path
 
 
 def test_a_model_comes_back_as_saved(tmp_path: Path) -> None:
-    net = build_network(3, 2, PLAN).eval()
+    net = build_network(3, 2, NETWORK).eval()
     save_checkpoint(tmp_path / "m", net, CHECKPOINT)
     loaded, checkpoint = load_checkpoint(tmp_path / "m", "toy", "abc", CPU)
-    assert checkpoint == replace(CHECKPOINT, plan=checkpoint.plan)
+    assert checkpoint == CHECKPOINT
     presence = torch.tensor([True, True, True])
     assert torch.equal(predict(net, IMAGES, presence, (16, 8, 8)), predict(loaded, IMAGES, presence, (16, 8, 8)))
 
@@ -68,14 +71,14 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
     save_file({"a": torch.ones(1)}, model)
     with pytest.raises(ModelError, match="expected a model of format 'maml_app 1', got None"):
         load_checkpoint(model, "toy", "abc", CPU)
-    save_checkpoint(model, build_network(2, 2, PLAN), CHECKPOINT)
+    save_checkpoint(model, build_network(2, 2, NETWORK), CHECKPOINT)
     with pytest.raises(ModelError, match="expected weights of the network it describes"):
         load_checkpoint(model, "toy", "abc", CPU)
 
 
 def test_attention_is_shared_among_those_present() -> None:
     torch.manual_seed(0)
-    plan = {"kind": "maml", "head": "light", "channels": [4, 6], "strides": [(1, 1, 1), (2, 2, 2)]}
+    plan = Network(head="light", shared_decoder=False, channels=(4, 6), strides=((1, 1, 1), (2, 2, 2)))
     net = build_network(3, 2, plan)
     assert isinstance(net, MamlEnsemble)
     images, presence = torch.randn(3, 20, 12, 9), torch.tensor([True, False, True])
@@ -83,3 +86,16 @@ def test_attention_is_shared_among_those_present() -> None:
     assert attention.shape == (3, 20, 12, 9)
     assert not attention[1].any()
     assert torch.allclose(attention.sum(dim=0), torch.ones(20, 12, 9), atol=1e-4)
+
+
+def test_a_model_from_before_the_options_is_read_as_it_was(tmp_path: Path) -> None:
+    former = NETWORK.model_copy(update={"shared_decoder": False})
+    save_checkpoint(tmp_path / "m", build_network(3, 2, former), replace(CHECKPOINT, network=former))
+    weights = load_file(tmp_path / "m")
+    with safe_open(tmp_path / "m", framework="pt") as file:
+        metadata = file.metadata()
+    content = json.loads(metadata["checkpoint"])
+    for name in ("shared_decoder", "agreement", "crosstalk"):
+        del content["plan"][name]
+    save_file(weights, tmp_path / "m", metadata={**metadata, "checkpoint": json.dumps(content)})
+    assert load_checkpoint(tmp_path / "m", "toy", "abc", CPU)[1].network == former

@@ -7,7 +7,8 @@ import pytest
 
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.imaging.check import inspect
-from maml_app.imaging.preprocess import prepare, prepare_label
+from maml_app.imaging.labels import prepare_label
+from maml_app.imaging.preprocess import prepare
 from maml_app.phantom.scene import make_case, write_cases
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore

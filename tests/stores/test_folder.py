@@ -115,7 +115,7 @@ def moved(path: Path) -> Array:
         (lambda path: path.write_text('{"detail": "Internal Server Error"}'), ImageError, "expected a NIfTI file"),
         (lambda path: path.write_bytes(b""), ImageError, "got an empty file"),
         (lambda path: path.write_bytes(path.read_bytes()[:60]), ImageError, "damaged"),
-        (moved, LabelError, "case phantom_004: expected a label on the grid of one of its images"),
+        (moved, LabelError, "case phantom_004: expected the label where ct lies.*corners up to 12.1 mm apart"),
     ],
 )
 def test_what_is_no_label_of_the_case_is_refused_and_nothing_written(

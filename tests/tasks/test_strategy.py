@@ -108,7 +108,8 @@ def test_cases_are_scored_once_a_version_and_next_says_why(
     assert scoring({}, datastore)["scored"] == 1
     # a damaged case is told and does not stop the others; a damaged score is computed again
     (registry.scores / "v0001" / "phantom_002.json").write_text("{")
-    (studies / "phantom_004" / "pet.nii.gz").write_bytes(b"")
+    for path in (studies / "phantom_004").glob("*.nii.gz"):
+        path.write_bytes(b"")
     (registry.scores / "v0001" / "phantom_004.json").unlink()
     assert scoring({}, datastore)["scored"] == 1
 

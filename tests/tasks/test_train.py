@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.imaging.files import read_label, write_label
@@ -19,6 +21,7 @@ from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble, _devices
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions import retrain
 from maml_app.versions.registry import ModelRegistry
@@ -121,7 +124,9 @@ def test_a_case_that_was_forgotten_raises_an_alarm_even_if_the_gate_lets_it_pass
         if case.label and case.id != "phantom_003":
             label = read_label(case.label.path)
             empty = store.studies.parent / "empty.nii.gz"
-            write_label(empty, np.zeros_like(label.voxels), label.affine)
+            voxels = np.zeros_like(label.voxels)
+            voxels[0, 0, 0] = 1  # labels that are all empty are refused
+            write_label(empty, voxels, label.affine)
             store.save_label(case.id, empty, "final", {})
     capsys.readouterr()
     result = trainer({"steps": 100}, datastore)
@@ -216,12 +221,12 @@ def test_cases_with_new_labels_are_drawn_more_often(
 ) -> None:
     training = trainer.spec.training.model_copy(update={"new_labels": 3, "folds": 0})
     trainer.spec = trainer.spec.model_copy(update={"training": training})
-    given: list[dict[str, int] | None] = []
+    given: list[Mapping[str, int]] = []
     whole = train
 
-    def spied(*arguments: Any, **options: Any) -> Any:
-        given.append(options["weights"])
-        return whole(*arguments, **options)
+    def spied(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe) -> Any:
+        given.append(recipe.weights)
+        return whole(spec, cases, recipe)
 
     monkeypatch.setattr(retrain, "train", spied)
     hidden = studies / "hidden.nii.gz"

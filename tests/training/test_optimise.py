@@ -14,12 +14,16 @@ import torch
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
+from maml_app.machine import Turns
 from maml_app.network.ensemble import build_network
 from maml_app.stores.folder import FolderStore
 from maml_app.training import optimise as module
 from maml_app.training.dataset import PatchSource, build_samples, load_sample
 from maml_app.training.distributed import optimise_on
-from maml_app.training.optimise import Load, Progress, optimise
+from maml_app.training.load import Load
+from maml_app.training.optimise import optimise
+from maml_app.training.progress import Progress
+from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import load_model
 from tests.conftest import TOY
@@ -38,23 +42,28 @@ def source(built: dict[str, Path], spec: TaskSpec) -> PatchSource:
     return PatchSource([load_sample(*item) for item in built.items()], spec, seed=1)
 
 
+def recipe(seed: int = 1, **options: Any) -> Recipe:
+    return Recipe(seed=seed, **{"devices": (CPU,), **options})
+
+
 def apart(one: Weights, two: Weights) -> float:
     return max(float((one[name] - two[name]).abs().max()) for name in one)
 
 
 def test_two_processes_give_what_one_gives_in_two_parts(built: dict[str, Path], spec: TaskSpec, tmp_path: Path) -> None:
-    alone, _ = optimise(spec, source(built, spec), 1, CPU, parts=2)
+    alone, _ = optimise(spec, source(built, spec), recipe(parts=2))
     told: list[Progress] = []
     (tmp_path / "work").mkdir()
-    both = optimise_on([CPU, CPU], spec, built, 1, None, told.append, tmp_path / "work")
+    both = optimise_on(spec, built, recipe(devices=(CPU, CPU), report=told.append), tmp_path / "work")
     assert apart(alone.state_dict(), both.state_dict()) < 1e-5
-    other, _ = optimise(spec, source(built, spec), 2, CPU, parts=2)
+    other, _ = optimise(spec, source(built, spec), recipe(seed=2, parts=2))
     assert apart(alone.state_dict(), other.state_dict()) > 1e-3
     assert [progress.done for progress in told if progress.stage == "train"][-1] == 3
     # and a warm start goes to both
     (tmp_path / "again").mkdir()
     still = spec.model_copy(update={"training": spec.training.model_copy(update={"learning_rate": 1e-9})})
-    warm = optimise_on([CPU, CPU], still, built, 1, alone, lambda progress: None, tmp_path / "again")
+    from_there = recipe(devices=(CPU, CPU), start=alone, wait=Turns(tmp_path / "turns").wait)
+    warm = optimise_on(still, built, from_there, tmp_path / "again")
     assert apart(alone.state_dict(), warm.state_dict()) < 1e-5
 
 
@@ -62,8 +71,8 @@ def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskS
     def moved(clip: float) -> float:
         plan = {"optimiser": "sgd", "learning_rate": 0.01, "clip": clip, "steps": 1, "ema": False}
         one = spec.model_copy(update={"training": spec.training.model_copy(update=plan)})
-        start = build_network(len(spec.modalities), spec.classes, spec.network.model_dump())
-        found, _ = optimise(one, source(built, one), 1, CPU, start)
+        start = build_network(len(spec.modalities), spec.classes, spec.network)
+        found, _ = optimise(one, source(built, one), recipe(start=start))
         return apart(start.state_dict(), found.state_dict())
 
     # nothing else moves weights by more than decay does
@@ -84,7 +93,7 @@ def test_torchrun_gives_what_one_process_gives(store: FolderStore, spec: TaskSpe
     )
     assert found.returncode == 0, found.stdout + found.stderr
     both = load_model(tmp_path / "m.safetensors", spec, "m", CPU)
-    alone = train(spec, store.cases(), seed=3, device=CPU, parts=2)
+    alone = train(spec, store.cases(), recipe(seed=3, parts=2))
     assert apart(alone.network.state_dict(), both.network.state_dict()) < 1e-5
     assert both.checkpoint.notes["processes"] == 2
     assert found.stdout.count("model written to") == 1
@@ -92,18 +101,18 @@ def test_torchrun_gives_what_one_process_gives(store: FolderStore, spec: TaskSpe
 
 def test_a_process_that_fails_is_told(built: dict[str, Path], spec: TaskSpec, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"training\.batch of at least 3 for 3 processes, got 2"):
-        optimise_on([CPU] * 3, spec, built, 1, None, lambda progress: None, tmp_path)
+        optimise_on(spec, built, recipe(devices=(CPU,) * 3), tmp_path)
 
 
 def limited(limit: int) -> Callable[..., Any]:
     """Gradients that take more memory than there is as soon as a part holds more than `limit` voxels."""
     whole = module._gradients
 
-    def gradients(model: Any, criterion: Any, patches: PatchSource, step: int, load: Load, device: Any) -> Any:
+    def gradients(model: Any, criterion: Any, patches: PatchSource, step: int, load: Load) -> Any:
         in_a_part = -(-patches.spec.training.batch // load.parts) * load.patch[0] * load.patch[1] * load.patch[2]
         if in_a_part > limit:
             raise torch.OutOfMemoryError("tried to allocate too much")
-        return whole(model, criterion, patches, step, load, device)
+        return whole(model, criterion, patches, step, load)
 
     return gradients
 
@@ -117,7 +126,7 @@ def test_out_of_memory_goes_on_with_less(
 ) -> None:
     monkeypatch.setattr(module, "_gradients", limited(limit))
     told: list[str] = []
-    _, load = optimise(spec, source(built, spec), 1, CPU, report=lambda progress: told.append(str(progress)))
+    _, load = optimise(spec, source(built, spec), recipe(report=lambda progress: told.append(str(progress))))
     assert (load.parts, load.patch) == (parts, patch)
     assert any("out of memory: going on with" in line for line in told) == (parts > 1)
     assert "train 3/3" in told[-1]
@@ -127,15 +136,15 @@ def test_out_of_memory_with_nothing_left_to_give_is_told(
     built: dict[str, Path], spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_gradients", limited(10))
-    with pytest.raises(TrainingError, match=r"step 1: out of memory with batches in 2 parts, patches of 4 x 4 x 4"):
-        optimise(spec, source(built, spec), 1, CPU)
+    with pytest.raises(TrainingError, match=r"out of memory with batches in 2 parts, patches of 4 x 4 x 4"):
+        optimise(spec, source(built, spec), recipe())
 
 
 def test_what_was_done_in_less_memory_is_noted(
     store: FolderStore, spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_gradients", limited(16 * 16 * 8))
-    trained = train(spec, store.cases(), device=CPU)
+    trained = train(spec, store.cases(), recipe(seed=0))
     assert trained.checkpoint.notes["load"] == {"parts": 2, "patch": [8, 16, 16]}
     assert trained.checkpoint.patch == (16, 16, 16)
 
@@ -148,6 +157,6 @@ def test_others_are_let_before_each_step(built: dict[str, Path], spec: TaskSpec)
         return 0.7
 
     told: list[str] = []
-    optimise(spec, source(built, spec), 1, CPU, report=lambda progress: told.append(str(progress)), wait=wait)
+    optimise(spec, source(built, spec), recipe(report=lambda progress: told.append(str(progress)), wait=wait))
     assert len(asked) == 3
     assert told[-1] == "stood aside for 2 s of inference"

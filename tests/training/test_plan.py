@@ -12,12 +12,12 @@ import torch
 from typer.testing import CliRunner
 
 from maml_app.__main__ import app
-from maml_app.cases.recipe import Network
 from maml_app.cases.spec import TaskSpec, load_task, parse_task
 from maml_app.errors import TrainingError
 from maml_app.imaging.files import read_label, write_image, write_label
 from maml_app.imaging.fingerprint import Fingerprint
-from maml_app.imaging.preprocess import from_task_values
+from maml_app.imaging.labels import from_task_values
+from maml_app.network.settings import Network
 from maml_app.phantom.scene import make_case
 from maml_app.training.plan import make_plan, step_memory_gb
 from tests.harness.server import ROOT
@@ -69,7 +69,7 @@ def test_memory_is_estimated_from_a_small_patch(spec: TaskSpec) -> None:
     network = Network(channels=(8, 16, 32), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)))
     from maml_app.network.ensemble import build_network
 
-    module = build_network(3, spec.classes, network.model_dump()).train()
+    module = build_network(3, spec.classes, network).train()
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

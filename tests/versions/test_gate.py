@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
+from maml_app.evaluation.scores import CaseDice, Scores
 from maml_app.versions.gate import forgotten, judge
 
 
-def report(**cases: dict[str, float | None]) -> dict[str, Any]:
+def report(**cases: dict[str, float | None]) -> Scores:
     """Dice of "lesion" by case and subset."""
-    return {"cases": {name: {subset: {"lesion": v} for subset, v in scores.items()} for name, scores in cases.items()}}
+    dice = {name: {subset: {"lesion": v} for subset, v in scores.items()} for name, scores in cases.items()}
+    return Scores(("ct", "pet"), ("lesion",), dice)
 
 
 OLD = report(a={"ct": 0.8, "ct+pet": 0.9}, b={"ct": 0.6, "ct+pet": 0.7})
@@ -36,11 +36,10 @@ def test_finding_a_lesion_where_there_is_none_is_worse() -> None:
 
 
 def test_a_case_that_was_forgotten_is_named_though_the_mean_is_fine() -> None:
-    def scored(*scores: tuple[float | None, float]) -> dict[str, Any]:
-        return {
-            "cases": {f"case_{n}": {"ct": {"organ": 0.1}, "ct+mr": {"organ": one, "lesion": two}}
-                      for n, (one, two) in enumerate(scores)}
-        }  # fmt: skip
+    def scored(*scores: tuple[float | None, float]) -> Scores:
+        parts: CaseDice = {"ct": {"organ": 0.1}, "mr": {"organ": 0.1}}
+        dice = {f"case_{n}": {**parts, "ct+mr": {"organ": one, "lesion": two}} for n, (one, two) in enumerate(scores)}
+        return Scores(("ct", "mr"), ("organ", "lesion"), dice)
 
     before = scored((0.8, 0.8), (0.9, 0.5), (None, 0.4))
     after = scored((0.95, 0.95), (0.6, 0.5), (None, 0.4))

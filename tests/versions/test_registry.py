@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -12,11 +11,12 @@ import torch
 from maml_app.errors import ModelError
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import build_network
+from maml_app.network.settings import Network
 from maml_app.versions import registry as module
 from maml_app.versions.registry import ModelRegistry
 from tests.harness.server import ROOT
 
-PLAN = {"kind": "maml", "head": "light", "channels": [2, 3], "strides": [(1, 1, 1), (2, 2, 2)], "fusion_width": 2}
+PLAN = Network(head="light", shared_decoder=False, channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)))
 CHECKPOINT = Checkpoint("toy", "abc", 2, 2, PLAN, (8, 8, 8))
 
 
@@ -67,18 +67,6 @@ def test_a_stored_version_waits_until_it_is_promoted_and_rollback_goes_back(tmp_
     with pytest.raises(ModelError, match=r"expected a version of \['v0001', 'v0002'\], got 'v0009'"):
         registry.serve("v0009")
     assert registry.publish(network(2), CHECKPOINT, {}) == "v0003"
-
-
-def test_what_a_killed_process_left_is_cleared_and_a_running_ones_is_not(tmp_path: Path) -> None:
-    registry = ModelRegistry(tmp_path)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    (tmp_path / f".work-{ended.pid}-x").mkdir()
-    (tmp_path / f".work-{os.getppid()}-y").mkdir()
-    with registry.workspace() as work:
-        assert work.is_dir()
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([work.name, f".work-{os.getppid()}-y"])
-    assert [path.name for path in tmp_path.iterdir()] == [f".work-{os.getppid()}-y"]
 
 
 def test_a_pointer_to_nothing_or_a_stray_folder_is_not_served(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from maml_app.errors import TrainingError
-from maml_app.training.optimise import Progress
+from maml_app.evaluation.scores import SubsetScore
+from maml_app.training.progress import Progress
 from maml_app.versions.runs import KEPT, Run, last_run
 from tests.harness.server import ROOT
 
@@ -22,7 +23,7 @@ def test_a_run_keeps_its_log_its_curves_and_its_end(tmp_path: Path) -> None:
     run.line("first")
     for step in (1, 2, 3):
         run.progress(Progress("train", step, 3, {"fused": 1 / step, "total": 2 / step}))
-    row = {"organ": 0.5, "lesion": None, "mean": 0.5, "interval": None, "cases": 2}
+    row = SubsetScore(2, {"organ": 0.5, "lesion": None}, 0.5, None)
     run.progress(Progress("check", 2, 3, {}, dice={"ct": row}))
     run.line("last")
     run.end("done")
@@ -30,7 +31,7 @@ def test_a_run_keeps_its_log_its_curves_and_its_end(tmp_path: Path) -> None:
     assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     lines = [json.loads(line) for line in (run.folder / "progress.jsonl").read_text().splitlines()]
     assert lines[2] == {"step": 3, "fused": 1 / 3, "total": 2 / 3}
-    assert lines[3] == {"step": 2, "dice": {"ct": row}}
+    assert lines[3] == {"step": 2, "dice": {"ct": row.as_dict()}}
     events = EventAccumulator(str(run.folder))
     events.Reload()
     points = events.Scalars("loss/total")

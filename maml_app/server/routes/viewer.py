@@ -89,6 +89,7 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
         "modality": asked,
         "modalities": list(case.images),
         "missing": list(case.missing(house.spec.modality_names)),
+        "told": [*(f"{name} cannot be used: {why}" for name, why in case.left_out.items()), *case.notes],
         "labelled": case.label is not None,
         "slices": house.source.slices(case, asked),
     }

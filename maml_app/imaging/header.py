@@ -1,0 +1,69 @@
+"""Where a NIfTI header says that the image lies; a header that says two things, or nothing, is refused.
+
+The NIfTI-1 standard has three ways to place voxels: none (codes 0), the qform, the sform. nibabel and FSL prefer the
+sform, ITK and so 3D Slicer the qform unless the sform is that of the scanner. Where both are there and differ, a label
+drawn in Slicer and an answer computed here would lie at different places.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from maml_app.errors import GridError
+from maml_app.imaging.volume import Array, Grid
+
+DISAGREE_VOX = 0.5  # qform and sform may differ by so much: the qform's rotation is rounded to float32
+FINEST_MM, COARSEST_MM, LARGEST_MM = 0.05, 50.0, 3000.0
+REWRITE = "write the file again with one right affine, qform and sform alike, in mm"
+
+
+def placed_grid(image: Any, shape: tuple[int, int, int]) -> Grid:
+    """The grid of a loaded image.
+
+    Raises:
+        GridError: no affine at all, two that differ, units other than mm, or sizes that no patient has.
+    """
+    grid = Grid(shape, image.affine)
+    if isinstance(image, nib.Nifti1Pair):
+        _check_header(image, shape)
+    extent = [side * edge for side, edge in zip(shape, grid.spacing_mm, strict=True)]
+    if min(grid.spacing_mm) < FINEST_MM or max(grid.spacing_mm) > COARSEST_MM or max(extent) > LARGEST_MM:
+        raise GridError(
+            f"expected voxels of {FINEST_MM} to {COARSEST_MM} mm and at most {LARGEST_MM:.0f} mm, got {grid}"
+        )
+    return grid
+
+
+def _check_header(image: Any, shape: tuple[int, int, int]) -> None:
+    header = image.header
+    units = header.get_xyzt_units()[0]
+    if units not in ("mm", "unknown"):
+        raise GridError(f"expected millimetres, got the unit {units}")
+    qform, sform = int(header["qform_code"]), int(header["sform_code"])
+    if qform <= 0 and sform <= 0:
+        raise GridError("expected a qform or sform that places the image, got neither: left and right cannot be told")
+    if qform > 0 and sform > 0:
+        _check_agreement(header.get_qform(coded=False), header.get_sform(coded=False), shape, (qform, sform))
+    stated, meant = np.array(header.get_zooms()[:3]), np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.allclose(stated, meant, rtol=0.01):
+        raise GridError(
+            f"expected pixdim and affine to agree, got {stated.round(4).tolist()} mm by pixdim, as Slicer sees "
+            f"them, and of {meant.round(4).tolist()} mm by the affine"
+        )
+
+
+def _check_agreement(qform: Array, sform: Array, shape: tuple[int, int, int], codes: tuple[int, int]) -> None:
+    by_sform = Grid(shape, sform)
+    try:
+        by_qform = Grid(shape, qform)
+    except GridError as error:
+        raise GridError(f"the qform (code {codes[0]}) is wrong: {error}") from None
+    apart = by_qform.apart_mm(by_sform)
+    if apart > DISAGREE_VOX * min(*by_qform.spacing_mm, *by_sform.spacing_mm):
+        raise GridError(
+            f"expected qform and sform to agree, got corners up to {apart:.1f} mm apart: {by_qform.place} by the qform "
+            f"(code {codes[0]}), {by_sform.place} by the sform (code {codes[1]}); Slicer may see the one, FSL the other"
+        )

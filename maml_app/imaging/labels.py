@@ -1,0 +1,149 @@
+"""Label maps: what their values mean, and whether one can be trained on and scored against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maml_app.cases.case import Case, LabelRef
+from maml_app.cases.spec import OWN, TaskSpec
+from maml_app.errors import GridError, LabelError, MamlError
+from maml_app.imaging.files import read_grid, read_image, read_label
+from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.volume import Array, Grid, Volume
+
+LARGE = 0.08  # of all voxels: a label beyond this is compared with what the MR images show
+ANATOMY = 0.8  # of an MR image's non-zero voxels: a label of so much is of the brain or the body, not of a lesion
+
+
+def to_task_values(label: Volume, spec: TaskSpec, where: str) -> Volume:
+    """Map a label map's values to the task's, from the task's own or one of its conventions; for a single label map.
+
+    Raises:
+        LabelError: values that belong to neither.
+    """
+    found = {int(value) for value in np.unique(label.voxels)} - {0}
+    if found <= set(spec.label_values):
+        return label
+    for values in spec.guessable.values():
+        if found <= set(values):
+            return _mapped(label, values)
+    known = [f"{spec.label_values}", *(f"{name}: {sorted(values)}" for name, values in spec.guessable.items())]
+    raise LabelError(f"{where}: expected label values of {' or '.join(known)}, got {sorted(found)}")
+
+
+def _mapped(label: Volume, values: dict[int, int]) -> Volume:
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(values)] = list(values.values())
+    return Volume(table[label.voxels], label.affine)
+
+
+def check_convention(spec: TaskSpec, convention: str) -> None:
+    """Nothing, if the task has this convention.
+
+    Raises:
+        LabelError: it has not.
+    """
+    if convention not in (OWN, *spec.writable):
+        raise LabelError(f"expected a label convention of {[OWN, *spec.writable]}, got {convention!r}")
+
+
+def from_task_values(label: Array, spec: TaskSpec, convention: str) -> Array:
+    """Map the task's values to those of a convention named in task.yaml, for archives that expect them.
+
+    Raises:
+        LabelError: the task has no such convention.
+    """
+    check_convention(spec, convention)
+    if convention == OWN:
+        return label
+    table = np.zeros(256, dtype=np.uint8)
+    for theirs, ours in spec.conventions[convention].values.items():
+        table[ours] = theirs
+    return np.asarray(table[label])
+
+
+def read_case_label(case: Case, spec: TaskSpec) -> Volume:
+    """The case's final label map with the task's values, on its own grid, if it can be trained on and scored against.
+
+    Raises:
+        LabelError: the case has none, its values cannot be understood, or it is no label of this case's images.
+        CaseError: the case as a whole has a problem.
+    """
+    ref = stated_label(case)
+    label = read_label(ref.local())
+    if ref.meaning is None:
+        known = {value: value for value in spec.label_values}
+        found = sorted({int(value) for value in np.unique(label.voxels)} - {0})
+        if not set(found) <= set(known):
+            raise LabelError(f"{ref.path}: expected label values of {spec.label_values}, got {found}")
+    else:
+        meaning = ref.meaning()
+        meaning.check([int(value) for value in np.unique(label.voxels)], str(ref.path))
+        label = _mapped(label, dict(meaning.values))
+    _check_place(case, str(ref.path), label, spec)
+    return label
+
+
+def stated_label(case: Case) -> LabelRef:
+    """The case's final label, if nothing speaks against it before it is read.
+
+    Raises:
+        LabelError: there is none, or the case or the label has a problem.
+    """
+    if case.label is None:
+        raise LabelError(f"case {case.id}: expected a final label, got none")
+    problems = [*case.problems, *([case.label.problem] if case.label.problem else [])]
+    if problems:
+        raise LabelError(f"case {case.id}: {'; '.join(problems)}")
+    return case.label
+
+
+def _check_place(case: Case, where: str, label: Volume, spec: TaskSpec) -> None:
+    """Refuse a label that lies on no grid of the case's images, or covers all that one of them shows."""
+    grids: dict[str, Grid] = {}
+    for name in case.grids:
+        try:
+            grids[name] = read_grid(case.grids[name])
+        except MamlError:
+            continue  # what cannot be read is told of the image
+    on = [name for name, grid in grids.items() if grid.same_as(label.grid) or grid.same_voxels_as(label.grid)]
+    if grids and not on:
+        raise LabelError(f"{where}: {off_grid(label.grid, grids)}")
+    share = np.count_nonzero(label.voxels) / label.voxels.size
+    kinds = {modality.name: modality.kind for modality in spec.modalities}
+    for name in on if share > LARGE else []:
+        if kinds.get(name) != "MR":
+            continue
+        try:
+            shown = read_image(case.images[name])
+        except MamlError:
+            continue
+        body = shown.voxels != 0
+        inside = resample_label((label.voxels > 0).astype(np.uint8), label.grid, shown.grid) > 0
+        covered = np.count_nonzero(inside & body) / max(1, np.count_nonzero(body))
+        if body.mean() < 0.95 and covered > ANATOMY:
+            raise LabelError(
+                f"{where}: it covers {covered:.0%} of all that {name} shows: is it a mask of the brain, or of tissues, "
+                "and not a label?"
+            )
+
+
+def off_grid(grid: Grid, grids: dict[str, Grid]) -> str:
+    """Why a label lies on none of these grids, with the places of both."""
+    alike = {name: one for name, one in grids.items() if one.shape == grid.shape}
+    if alike:
+        name, nearest = min(alike.items(), key=lambda item: item[1].apart_mm(grid))
+        return (
+            f"expected the label where {name} lies, {nearest.place}, got as many voxels elsewhere, {grid.place}: "
+            f"corners up to {nearest.apart_mm(grid):.1f} mm apart; write the label with the image's affine"
+        )
+    listed = "; ".join(f"{name} {one.place}" for name, one in grids.items())
+    return f"expected a label on the grid of one of its images ({listed}), got {grid.place}"
+
+
+def prepare_label(case: Case, spec: TaskSpec, grid: Grid) -> Array:
+    """The final label map on the network's grid, uint8 (X, Y, Z). Raises as `read_case_label`."""
+    label = read_case_label(case, spec)
+    if not label.grid.overlaps(grid):
+        raise GridError(f"case {case.id}: expected the label to overlap the images in space, got a label elsewhere")
+    return resample_label(label.voxels, label.grid, grid)

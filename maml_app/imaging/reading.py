@@ -1,0 +1,97 @@
+"""What of a case's images can be used: the one place that is asked by inference, training, evaluation and `check`.
+
+An image that cannot be read, cannot be what it is said to be, or lies elsewhere than the others is left out with the
+reason, and the case is one without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import Modality, TaskSpec
+from maml_app.errors import ImageError, MamlError
+from maml_app.imaging.files import read_grid, read_image
+from maml_app.imaging.plausible import implausible
+from maml_app.imaging.volume import Grid, Volume
+
+SHARED = 0.5  # of the smaller image must lie in the other: less is another examination, or a lost position
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One modality of a case: its volume, or why there is none. `grid` is there wherever the header can be used."""
+
+    modality: Modality
+    volume: Volume | None
+    grid: Grid | None = None
+    problem: str = ""
+
+
+def readings(case: Case, spec: TaskSpec) -> Iterator[Reading]:
+    """The images of a case one after the other, the one that lends the frame first; absent modalities are left out."""
+    kinds = {modality.name: modality for modality in spec.modalities}
+    for name, reason in case.left_out.items():
+        yield Reading(kinds[name], None, problem=reason)
+    grids, broken = _grids(case, spec)
+    for name, reason in broken.items():
+        yield Reading(kinds[name], None, problem=reason)
+    apart = _apart(grids)
+    for name, grid in grids.items():
+        if name in apart:
+            yield Reading(kinds[name], None, grid, apart[name])
+            continue
+        try:
+            volume = read_image(case.images[name])
+        except MamlError as error:
+            yield Reading(kinds[name], None, grid, str(error))
+            continue
+        problem = implausible(volume.voxels, kinds[name])
+        yield Reading(kinds[name], None if problem else volume, grid, problem)
+
+
+def readable_frame(case: Case, spec: TaskSpec) -> str:
+    """The modality that lends the case its frame, by the headers alone: the first whose place can be told.
+
+    Raises:
+        ImageError: there is none; the message has each reason.
+    """
+    grids, broken = _grids(case, spec)
+    apart = _apart(grids)
+    for name in grids:
+        if name not in apart:
+            return name
+    raise ImageError(no_image(case, {**case.left_out, **broken}))
+
+
+def no_image(case: Case, left_out: dict[str, str]) -> str:
+    """The message for a case of which no image can be used."""
+    reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
+    return f"case {case.id}: expected at least one image that can be used, got none{reasons}"
+
+
+def _grids(case: Case, spec: TaskSpec) -> tuple[dict[str, Grid], dict[str, str]]:
+    """Grids by modality in the order of preference, and why others have none."""
+    grids: dict[str, Grid] = {}
+    broken: dict[str, str] = {}
+    for name in spec.preference:
+        if name in case.images:
+            try:
+                grids[name] = read_grid(case.images[name])
+            except MamlError as error:
+                broken[name] = str(error)
+    return grids, broken
+
+
+def _apart(grids: dict[str, Grid]) -> dict[str, str]:
+    """Images that lie elsewhere than most others, and why; where two stand against each other, the later one."""
+    shares = {(one, two): grids[one].shared(grids[two]) for one in grids for two in grids if one != two}
+    anchor = max(grids, key=lambda one: sum(shares[one, two] >= SHARED for two in grids if two != one), default="")
+    return {
+        name: f"only {shares[name, anchor]:.0%} of it lies where {anchor} does: are both from one examination?"
+        if shares[name, anchor]
+        else f"it does not overlap {anchor} in space: are both from one examination?"
+        for name in grids
+        if name != anchor and shares[name, anchor] < SHARED
+    }
