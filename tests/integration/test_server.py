@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import psutil
 import pytest
@@ -182,7 +183,9 @@ def test_what_is_no_label_is_refused_and_nothing_written(running: Running, tmp_p
     with pytest.raises(MONAILabelClientException, match="expected a label on the grid of one of its images"):
         running.client.save_label("phantom_005", str(other))
     with pytest.raises(MONAILabelClientException, match="expected a label tag"):
-        running.client.save_label("phantom_005", str(other), tag="../../x")
+        image = nib.load(running.studies / "phantom_005" / "ct.nii.gz")
+        fitting = write(np.ones(image.shape), image.affine, tmp_path / "fitting.nii.gz")
+        running.client.save_label("phantom_005", str(fitting), tag="../../x")
     assert stored() == before
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.utils.others.generic import get_mime_type
 
-from maml_app.cases.case import FINAL, check_id
+from maml_app.cases.case import FINAL
 from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, Tag, parsed
 from maml_app.server.house import Here, House
 from maml_app.server.identity import Drawing, Looking
@@ -112,7 +112,6 @@ def save_label(
 
 def store_label(house: House, image: str, file: Path, tag: str, info: dict[str, Any]) -> str:
     """Check a label map's header against the case, then store it. Returns its id; raises as `source.save_label`."""
-    check_id(tag, "label tag")
     case, asked = house.source.resolve(image)
     check_on_grid(file, case, asked)
     with house.decoding, house.saving:
