@@ -182,9 +182,9 @@ def test_what_is_no_label_is_refused_and_nothing_written(running: Running, tmp_p
     other = write(np.ones((5, 5, 5)), np.eye(4), tmp_path / "other.nii.gz")
     with pytest.raises(MONAILabelClientException, match="expected a label on the grid of one of its images"):
         running.client.save_label("phantom_005", str(other))
+    image = nib.load(running.studies / "phantom_005" / "ct.nii.gz")
+    fitting = write(np.ones(image.shape), image.affine, tmp_path / "fitting.nii.gz")
     with pytest.raises(MONAILabelClientException, match="expected a label tag"):
-        image = nib.load(running.studies / "phantom_005" / "ct.nii.gz")
-        fitting = write(np.ones(image.shape), image.affine, tmp_path / "fitting.nii.gz")
         running.client.save_label("phantom_005", str(fitting), tag="../../x")
     assert stored() == before
 
