@@ -23,6 +23,6 @@ ENV PATH=/opt/maml/bin:$PATH HOME=/var/lib/maml PYTHONDONTWRITEBYTECODE=1 MPLCON
   MONAI_LABEL_TRACKING_ENABLED=false
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=30s --timeout=5s \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/info/', timeout=4)"]
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/auth/', timeout=4)"]
 ENTRYPOINT ["maml-app"]
 CMD ["serve", "--studies", "/studies", "--home", "/var/lib/maml/home", "--host", "0.0.0.0"]

@@ -25,6 +25,7 @@ from maml_app.server.application import admission, application, identity, put_be
 from maml_app.server.device import Device
 from maml_app.server.house import House
 from maml_app.server.scratch import remove_left_behind, scratch_folder
+from maml_app.server.welcome import welcome
 from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task, is_archive, open_studies
 from maml_app.tasks.datastore import CaseDatastore
@@ -115,6 +116,7 @@ class MamlApp(MONAILabelApp):
         archive = self.studies if is_archive(self.studies) else ""
         house = House(self, self.source, self.spec, self.registry, self.settings, who, device, archive)
         put_before(server, application(house, admitted))
+        welcome(house, admitted)
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but the task gets the image id, not one path: it looks up the whole case itself."""

@@ -71,6 +71,9 @@ def test_the_wheel_makes_phantoms_and_serves_them(wheel: Path, tmp_path: Path) -
         assert info["name"] == "MAML - sarcoma_pet_ct_mr"
         assert info["version"] == VERSION
         assert (tmp_path / "maml-home" / "main.py").is_file()
+        printed = (tmp_path / "log").read_text()
+        assert f"studies   {studies}: 2 cases, 2 labelled" in printed
+        assert "who       this machine only, without a login" in printed
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
