@@ -47,13 +47,11 @@ def build_samples(
     spec: TaskSpec,
     folder: Path,
     tick: Callable[[str], None] = lambda case_id: None,
-    limit_gb: float = 20.0,
     skip: Callable[[str, str], None] | None = None,
 ) -> dict[str, Path]:
     """Prepare labelled cases into `folder`, half precision; what is there already is used again.
 
-    Returns case id -> the folder of the prepared case. What is not used by these cases goes, the least recently used
-    first, as soon as all together takes more than `limit_gb`.
+    Returns case id -> the folder of the prepared case.
 
     Args:
         skip: called with the id of a case that cannot be used and the reason, and the case is left out.
@@ -80,7 +78,6 @@ def build_samples(
                 skip(case.id, str(error))
             else:
                 built[case.id] = target
-        _drop_old(folder, set(built.values()), limit_gb)
     except OSError as error:
         raise TrainingError(f"{folder}: prepared cases could not be written ({error}); make room on the disk") from None
     return built
@@ -152,7 +149,8 @@ def _build(case: Case, spec: TaskSpec, target: Path) -> None:
                 raise
 
 
-def _drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
+def drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
+    """Delete prepared cases that are not used, the least recently used first, until all take at most `limit_gb`."""
     kept = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in kept}
     total = sum(sizes.values())

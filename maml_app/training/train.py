@@ -20,7 +20,7 @@ from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case, skippi
 from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.training.dataset import PatchSource, Sample, build_samples, load_sample, read_left_out
+from maml_app.training.dataset import PatchSource, Sample, build_samples, drop_old, load_sample, read_left_out
 from maml_app.training.distributed import optimise_on, shared
 from maml_app.training.load import Load
 from maml_app.training.optimise import optimise, ranks
@@ -118,7 +118,8 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         samples: dict[str, Path] = {}
         if rank == 0:
             tick = counted("prepare", len(training), recipe.report)
-            samples = build_samples(training, spec, home, tick, recipe.prepared_gb, sorting.skip)
+            samples = build_samples(training, spec, home, tick, sorting.skip)
+            drop_old(home, set(samples.values()), recipe.prepared_gb)
             sorting.prepared(samples)
             sorting.content([load_sample(*item) for item in samples.items()], spec)
         samples = shared(samples)

@@ -14,7 +14,7 @@ from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Volume
 from maml_app.stores.folder import FolderStore
 from maml_app.training import dataset
-from maml_app.training.dataset import PatchSource, Sample, _cut, build_samples, draw_subset, load_sample
+from maml_app.training.dataset import PatchSource, Sample, _cut, build_samples, draw_subset, drop_old, load_sample
 
 
 @pytest.fixture
@@ -105,7 +105,8 @@ def test_prepared_cases_stay_below_their_limit_and_litter_goes(
     for path in first.values():
         os.utime(path, (0, 0))
     (folder / ".work-forsaken").mkdir()
-    second = build_samples(labelled[2:], spec, folder, limit_gb=1e-6)
+    second = build_samples(labelled[2:], spec, folder)
+    drop_old(folder, set(second.values()), limit_gb=1e-6)
     assert set(folder.iterdir()) == set(second.values())
 
 
