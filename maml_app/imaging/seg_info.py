@@ -8,7 +8,7 @@ from typing import Literal
 from pydicom.dataset import Dataset
 
 from maml_app.cases.spec import Label, TaskSpec
-from maml_app.errors import LabelError
+from maml_app.errors import LabelError, ObjectError
 
 MAKER, MODEL_NAME = "MAML", "maml_app"
 SHORT = 16  # longest code string and SH value, PS3.5 table 6.2-1
@@ -31,7 +31,14 @@ class SegInfo:
 
 
 def seg_info(header: Dataset) -> SegInfo:
-    """Read a SEG's header."""
+    """Read a SEG's header.
+
+    Raises:
+        ObjectError: it lacks a UID of its own.
+    """
+    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+        if not header.get(name):
+            raise ObjectError(f"expected a SEG with {name}, got one without")
     refers = header.get("ReferencedSeriesSequence") or [Dataset()]
     images = refers[0].get("ReferencedInstanceSequence") or [Dataset()]
     kinds = {str(segment.get("SegmentAlgorithmType", "")) for segment in header.get("SegmentSequence") or []}

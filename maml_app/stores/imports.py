@@ -41,7 +41,7 @@ def _drawing(file: Dataset) -> Drawing | None:
             return StructureSet(file)
         if file.get("Modality") == "SEG" and not seg_info(file).ours:
             return DrawnSegments(file)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (ObjectError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise LabelError(f"expected a structure set or SEG, got one that cannot be read: {error}") from None
     return None
 

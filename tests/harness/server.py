@@ -92,6 +92,12 @@ class Server:
         assert self._process is not None
         return self._process.wait()
 
+    def kill(self) -> None:
+        """End the server and all its processes at once, as a power cut would."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
         if self._process is None:
             return
