@@ -68,8 +68,11 @@ def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwo
         raise ModelError(f"{path}: expected a model file, got a damaged or different file ({error})") from None
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: expected a model of format {FORMAT!r}, got {metadata.get('format')!r}")
-    checkpoint = _read(metadata["checkpoint"])
-    network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.network)
+    try:
+        checkpoint = _read(metadata["checkpoint"])
+        network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.network)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pydantic's are ValueErrors
+        raise ModelError(f"{path}: expected a description of the network, got a damaged one ({error!r})") from None
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -76,6 +76,16 @@ def test_damaged_and_foreign_files_are_refused(model: Path, tmp_path: Path) -> N
         load_checkpoint(model, "toy", "abc", CPU)
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"plan": 3}', '{"plan": {}, "task": "toy"}', "lost"])
+def test_a_damaged_description_in_a_whole_file_is_refused(model: Path, damage: str) -> None:
+    with safe_open(model, framework="pt") as file:
+        metadata = file.metadata()
+    metadata = {key: value for key, value in metadata.items() if key != "checkpoint"}
+    save_file(load_file(model), model, metadata=metadata if damage == "lost" else {**metadata, "checkpoint": damage})
+    with pytest.raises(ModelError, match="expected a description of the network, got a damaged one"):
+        load_checkpoint(model, "toy", "abc", CPU)
+
+
 def test_attention_is_shared_among_those_present() -> None:
     torch.manual_seed(0)
     plan = Network(head="light", shared_decoder=False, channels=(4, 6), strides=((1, 1, 1), (2, 2, 2)))
