@@ -90,6 +90,7 @@ class CaseDatastore(Datastore):
                 "modality": modality,
                 "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
                 "missing": list(case.missing(self.spec.modality_names)),
+                "left_out": dict(case.left_out),
                 "labelled": case.label is not None,
             }
 
