@@ -5,6 +5,7 @@ MamlError                  any mistake that a user can mend; shown without a tra
 ├── TaskSpecError          a task.yaml that does not validate, or no task that fits
 ├── StudiesError           a studies folder or datalist whose layout cannot be understood
 │   └── ArchiveError       a DICOM archive that cannot be reached, or does not do what it was asked
+│       └── ObjectError    one series or object that it does not give; it gives others
 ├── CaseError              a case or image id that does not exist, or one case that cannot be used
 │   ├── ImageError         a file that is not a readable 3D volume
 │   ├── GridError          geometry that cannot be right: a singular affine, no overlap
@@ -34,6 +35,10 @@ class StudiesError(MamlError):
 
 class ArchiveError(StudiesError):
     """A DICOM archive cannot be reached, refuses, or answers nonsense."""
+
+
+class ObjectError(ArchiveError):
+    """A DICOM archive does not give one series or object, or gives nonsense for it."""
 
 
 class CaseError(MamlError):

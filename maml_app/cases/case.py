@@ -56,7 +56,8 @@ class LabelRef:
     """One stored label map. Version 0 is the file that came with the images; `fetch` as in FileRef.
 
     `problem` says why it cannot be used, as when there are two for one case. `meaning` tells what its values mean;
-    without it they are the task's own.
+    without it they are the task's own. `mark` is for stores whose labels can go away: with it an id is never another
+    label's.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class LabelRef:
     fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     problem: str = field(default="", compare=False)
     meaning: Callable[[], Meaning] | None = field(default=None, compare=False, repr=False)
+    mark: str = ""
 
     def local(self) -> Path:
         """The file's path, with the file there if it can be had."""
@@ -74,7 +76,7 @@ class LabelRef:
 
     @property
     def id(self) -> str:
-        return f"{self.tag}-{self.version:04d}"
+        return f"{self.tag}-{self.version:04d}{'-' if self.mark else ''}{self.mark}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Case:
     patient: str = ""
     problems: tuple[str, ...] = field(default=(), compare=False)
     left_out: Mapping[str, str] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
     study: str = ""
     series: Mapping[str, str] = field(default_factory=dict, compare=False)
     others: Mapping[str, FileRef] = field(default_factory=dict, compare=False)
@@ -103,9 +106,8 @@ class Case:
 
     @property
     def label(self) -> LabelRef | None:
-        """The newest final label."""
-        finals = [label for label in self.labels if label.tag == FINAL]
-        return max(finals, key=lambda label: label.version) if finals else None
+        """The newest final label: the last."""
+        return next((label for label in reversed(self.labels) if label.tag == FINAL), None)
 
     @property
     def grids(self) -> dict[str, FileRef]:

@@ -1,42 +1,34 @@
 """Which DICOM series is which modality: rules on attributes, with scores and reasons that a person can read.
 
 Every (series, modality) pair gets a score; pairs are taken from the highest score down, each series and each modality
-once. Between series of one score the rule is: more images, then the lower series number, then the lower UID.
+once. Between series of one score the rule is: more images, then the lower series number, then the lower UID; between
+volumes of one series there is no such rule: neither is taken. What all series of a study share is no evidence.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from maml_app.cases.words import (
+    NO_AGENT,
+    NOT_AN_IMAGE,
+    REWORKED,
+    TURNED,
+    UNCORRECTED,
+    folded,
+    found,
+    is_word,
+    said_of_contrast,
+)
+
 DICOM_MODALITY = {"CT": "CT", "PET": "PT", "MR": "MR"}  # DICOM PS3.3 C.7.3.1.1.1
 CONTRAST_DELAY = "ContrastDelay"  # seconds from ContrastBolusStartTime to the acquisition; ours, no DICOM keyword
-
-
-# said of a series in any of the languages that scanners are set to
-def _phrases(text: str) -> tuple[str, ...]:
-    return tuple(phrase.strip() for phrase in text.split(","))
-
-
-NOT_AN_IMAGE = _phrases(
-    "localizer, localiser, scout, topogram, topogramm, surview, scanogram, survey, lokalizer, loc, reperage, "
-    "localizador, dose report, patient protocol, smartprep, bolus tracking"
-)
-REWORKED = _phrases("mip, minip, mpr, vrt, reformat, reformatted, subtraction, sub, fused, fusion, screen save")
-TURNED = _phrases("cor, coronal, koronar, coronale, sag, sagittal, sagital, sagittale")
-WITH_CONTRAST = _phrases(
-    "post, gd, gad, gado, gadolinium, ce, km, mit km, contrast, c+, with contrast, t1c, t1ce, injecte, injectee, "
-    "avec injection, con contraste, con mdc, con contrasto, mdc"
-)
-WITHOUT_CONTRAST = _phrases(
-    "pre, c-, native, nativ, nativo, nativa, plain, unenhanced, non contrast, noncontrast, without contrast, "
-    "precontrast, ohne km, sans injection, sans contraste, sin contraste, senza mdc, senza contrasto, basale, basal"
-)
+DESCRIPTION, PROTOCOL, SEQUENCE = "SeriesDescription", "ProtocolName", "SequenceName"
 
 
 class SeriesRules(BaseModel):
@@ -51,6 +43,14 @@ class SeriesRules(BaseModel):
         default={}, description="numeric attribute (or ContrastDelay, seconds) -> range it should lie in"
     )
     patterns: dict[str, str] = Field(default={}, description="attribute -> regular expression found in it")
+
+    @field_validator("words", "avoid")
+    @classmethod
+    def _words_can_be_found(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not is_word(word):
+                raise ValueError(f"expected words with a letter or a digit, got {word!r}")
+        return words
 
     @field_validator("patterns")
     @classmethod
@@ -73,7 +73,11 @@ class SeriesRules(BaseModel):
 
 @dataclass(frozen=True)
 class Series:
-    """A DICOM series as listed: `attributes` are the first image's, by keyword, lists joined by a backslash."""
+    """A DICOM series as listed, or one of the volumes that it holds.
+
+    `attributes` are the first image's, by keyword, lists joined by a backslash. `part` names the volume where the
+    series holds several. `problem` says why it is no volume, `notes` what was left out of it.
+    """
 
     uid: str
     study: str
@@ -82,27 +86,39 @@ class Series:
     images: int
     number: int = 0
     attributes: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
+    problem: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
-    def text(self) -> str:
-        """All that the scanner's operator wrote, folded: lower case, no accents, one space around each word."""
-        keys = ("SeriesDescription", "ProtocolName", "SequenceName")
-        return _folded(" ".join(self.attributes.get(key, "") for key in keys))
+    def key(self) -> str:
+        """What tells it from all others: its UID, and its part after `#`."""
+        return f"{self.uid}#{self.part}" if self.part else self.uid
 
     @property
     def name(self) -> str:
         """How to name the series to a person."""
-        return f"#{self.number} {self.attributes.get('SeriesDescription') or '(no description)'}"
+        part = f" [{self.part}]" if self.part else ""
+        return f"#{self.number} {self.attributes.get(DESCRIPTION) or '(no description)'}{part}"
+
+    def text(self, keyword: str) -> str:
+        """What the scanner's operator wrote there, folded."""
+        return folded(self.attributes.get(keyword, ""))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A series, the modality it is taken for (None: not used), the score and the reasons."""
+    """A series, the modality it is taken for (None: not used), the score and the reasons.
+
+    `meant` is the modality that a series would be which cannot be used; `note` is what a person should look at.
+    """
 
     series: Series
     modality: str | None
     score: int
     reasons: tuple[str, ...]
+    meant: str = ""
+    note: str = ""
 
 
 class Rated(Protocol):
@@ -118,16 +134,32 @@ class Rated(Protocol):
     def dicom(self) -> SeriesRules: ...
 
 
-def _folded(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = " ".join(re.sub(r"[^a-z0-9+\-*]+", " ", plain.replace("_", " ")).split())
-    # a hyphen joins words, except in "c-", which says that there is no contrast
-    return f" {re.sub(r'-(?=[a-z0-9])', ' ', words)} "
+@dataclass(frozen=True)
+class Shared:
+    """What all series of one kind in a study say alike, folded: no evidence for one of them. And whether all have an
+    agent: then it tells less than a word."""
+
+    texts: frozenset[str] = frozenset()
+    agent: bool = False
 
 
-def _found(phrases: Sequence[str], text: str) -> str:
-    """The longest phrase that is in a folded text; '' if none is."""
-    return max((phrase for phrase in phrases if _folded(phrase) in text), key=len, default="")
+def shared_by(study: Sequence[Series], modalities: Sequence[Rated]) -> dict[str, Shared]:
+    """By DICOM modality. A description counts as shared only if it names several of the task's modalities: of series
+    that are copies of each other all say the same, and rightly."""
+    result = {}
+    for kind in {one.modality for one in study}:
+        members = [one for one in study if one.modality == kind and not rule_out(one)]
+        if len({one.uid for one in members}) < 2:
+            continue
+        rules = [one.dicom.words for one in modalities if DICOM_MODALITY[one.kind] == kind]
+        protocols = {one.text(PROTOCOL) for one in members}
+        descriptions = {one.text(DESCRIPTION) for one in members}
+        texts = protocols if len(protocols) == 1 else set()
+        if len(descriptions) == 1:
+            said = {found(words, *descriptions) for words in rules} - {""}
+            texts |= descriptions if len(said) > 1 else set()
+        result[kind] = Shared(frozenset(texts), all(_agent(one) for one in members))
+    return result
 
 
 def seconds(time: str) -> float | None:
@@ -148,13 +180,28 @@ def _number(series: Series, keyword: str) -> float | None:
         return None
 
 
-def _contrast(series: Series, text: str) -> bool | None:
-    if _found(WITHOUT_CONTRAST, text):
-        return False
-    agent = series.attributes.get("ContrastBolusAgent", "").strip().lower()
-    if _found(WITH_CONTRAST, text) or (agent and agent not in ("no", "none", "n", "without", "ohne")):
+def _agent(series: Series) -> bool:
+    return series.attributes.get("ContrastBolusAgent", "").strip().lower() not in NO_AGENT
+
+
+def contrast_of(series: Series, shared: Shared = Shared()) -> bool | None:
+    """Whether contrast was given; None where nothing says so.
+
+    The description goes first, then the agent, then a mere "pre" of the description, then the protocol. "Pre-op" and
+    "post-op" say nothing of contrast.
+    """
+    texts = [series.text(key) for key in (DESCRIPTION, PROTOCOL)]
+    described, protocol = (said_of_contrast("" if text in shared.texts else text) for text in texts)
+    given, without, before = described
+    if given != without and not (given and before):
+        return given
+    agent = _agent(series)
+    if agent and not (before and shared.agent and not given):
         return True
-    return None
+    if before and not given:
+        return False
+    given, without, before = protocol
+    return given if given != (without or before) else None
 
 
 def rule_out(series: Series) -> str:
@@ -162,29 +209,40 @@ def rule_out(series: Series) -> str:
     kind = series.attributes.get("ImageType", "").upper()
     if series.modality not in DICOM_MODALITY.values():
         return f"{series.modality or 'no modality'} is not an image this app reads"
-    if "LOCALIZER" in kind or _found(NOT_AN_IMAGE, series.text):
+    # a protocol is named after all that it does: "localizer" there says nothing of this series
+    if "LOCALIZER" in kind or found(NOT_AN_IMAGE, series.text(DESCRIPTION)):
         return "localizer"
     frames = int(_number(series, "NumberOfFrames") or 1)
-    if max(series.images, frames) < 2:
+    if not series.problem and max(series.images, frames) < 2:
         return "one image only"
-    if not series.frame:
+    if not series.problem and not series.frame:
         return "no FrameOfReferenceUID: it cannot be aligned with other series"
     return ""
 
 
-def rate(series: Series, modality: Rated, alone: bool) -> tuple[int, tuple[str, ...]]:
+def _text(series: Series, kind: Sequence[Rated], shared: Shared) -> str:
+    """What speaks for a series: its description; the protocol, then the sequence, only where that says nothing."""
+    vocabulary = [word for modality in kind for word in (*modality.dicom.words, *modality.dicom.avoid)]
+    texts = [text for text in map(series.text, (DESCRIPTION, PROTOCOL, SEQUENCE)) if text not in shared.texts]
+    return next((text for text in texts if found(vocabulary, text)), texts[0] if texts else "")
+
+
+def rate(
+    series: Series, modality: Rated, modalities: Sequence[Rated], shared: Shared = Shared()
+) -> tuple[int, tuple[str, ...]]:
     """The score of a series for a modality, 0 or less if it cannot be it, and why.
 
-    `alone` says that the task has no other modality of this kind: then being of that kind is evidence enough.
+    Where the task has no other modality of this kind, being of that kind is evidence enough.
     """
     if DICOM_MODALITY[modality.kind] != series.modality:
         return 0, ()
-    rules, text = modality.dicom, series.text
-    avoided = _found(rules.avoid, text)
+    kind = [one for one in modalities if one.kind == modality.kind]
+    rules, text = modality.dicom, _text(series, kind, shared)
+    avoided = found(rules.avoid, text)
     if avoided:
         return 0, (f"not {modality.name}: says {avoided!r}",)
-    score, reasons, evidence = 0, [f"is {series.modality}"], alone
-    word = _found(rules.words, text)
+    score, reasons, evidence = 0, [f"is {series.modality}"], len(kind) == 1
+    word = found(rules.words, text)
     if word:
         score += 10 + len(word.split())
         reasons.append(f"says {word!r}")
@@ -201,7 +259,7 @@ def rate(series: Series, modality: Rated, alone: bool) -> tuple[int, tuple[str, 
             score += 6 if fits else -6
             reasons.append(f"{keyword} {value:g} is {'in' if fits else 'outside'} {low:g} to {high:g}")
             evidence |= fits
-    has = _contrast(series, text)
+    has = contrast_of(series, shared)
     if rules.contrast is not None and (
         (rules.contrast == "required" and not has)
         or (rules.contrast == "expected" and has is False)
@@ -215,82 +273,26 @@ def rate(series: Series, modality: Rated, alone: bool) -> tuple[int, tuple[str, 
     if not evidence:
         return 0, (f"nothing says that it is {modality.name}",)
     score += 20  # what follows only ranks series that all may be it
-    for points, reason in _quality(series, text):
+    for points, reason in _quality(series):
         score += points
         reasons.append(f"{reason} ({points:+d})")
     return max(score, 1), tuple(reasons)
 
 
-def _quality(series: Series, text: str) -> list[tuple[int, str]]:
+def _quality(series: Series) -> list[tuple[int, str]]:
     """What makes a series a better or worse source of its modality than another."""
-    found = []
+    points, text = [], series.text(DESCRIPTION)
     kind = series.attributes.get("ImageType", "").upper().split("\\")
     if "DERIVED" in kind[:1]:
-        found.append((-2, "derived"))
-    if {"MIP", "MPR", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"} & set(kind) or _found(REWORKED, text):
-        found.append((-8, "reworked from another series"))
-    if series.modality in ("CT", "PT") and _found(TURNED, text):
-        found.append((-4, "reformatted to another plane"))
+        points.append((-2, "derived"))
+    if {"MIP", "MPR", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"} & set(kind) or found(REWORKED, text):
+        points.append((-8, "reworked from another series"))
+    if series.modality in ("CT", "PT") and found(TURNED, text):
+        points.append((-4, "reformatted to another plane"))
     if series.modality == "PT":
         corrected = series.attributes.get("CorrectedImage", "").upper()
-        if (corrected and "ATTN" not in corrected) or _found(("nac", "uncorrected", "no ac", "non ac"), text):
-            found.append((-15, "not attenuation corrected"))
+        if (corrected and "ATTN" not in corrected) or found(UNCORRECTED, text):
+            points.append((-15, "not attenuation corrected"))
     if series.images < 10 and not _number(series, "NumberOfFrames"):
-        found.append((-3, f"{series.images} images only"))
-    return found
-
-
-def _order(series: Series) -> tuple[int, int, str]:
-    return -series.images, series.number, series.uid
-
-
-def assign(
-    series: Sequence[Series], modalities: Sequence[Rated], forced: Mapping[str, str | None] | None = None
-) -> list[Verdict]:
-    """Which of a case's series is which modality, and why; one verdict a series, in the order they came.
-
-    Args:
-        forced: series UID -> modality name, or None for "do not use"; goes before every rule.
-    """
-    forced = forced or {}
-    verdicts: dict[str, Verdict] = {}
-    kinds = [modality.kind for modality in modalities]
-    taken: dict[str, Series] = {}
-    for one in series:
-        if one.uid in forced:
-            name = forced[one.uid]
-            verdicts[one.uid] = Verdict(one, name, 0, ("set by hand" if name else "left out by hand",))
-            if name:
-                taken[name] = one
-        elif reason := rule_out(one):
-            verdicts[one.uid] = Verdict(one, None, 0, (reason,))
-    pairs = []
-    why: dict[str, list[str]] = {}
-    for one in series:
-        if one.uid in verdicts:
-            continue
-        for place, modality in enumerate(modalities):
-            score, reasons = rate(one, modality, kinds.count(modality.kind) == 1)
-            if score > 0:
-                pairs.append((-score, _order(one), place, one, modality.name, reasons))
-            else:
-                why.setdefault(one.uid, []).extend(reasons)
-    best: dict[str, tuple[int, Series]] = {}
-    for minus, _, _, one, name, reasons in sorted(pairs, key=lambda pair: pair[:3]):
-        if one.uid in verdicts:
-            continue
-        if name not in taken:
-            taken[name], best[name] = one, (-minus, one)
-            verdicts[one.uid] = Verdict(one, name, -minus, reasons)
-        elif name in best and best[name][0] == -minus:
-            kept = best[name][1]
-            rule = "it has more images" if kept.images != one.images else "its series number or UID is lower"
-            why.setdefault(one.uid, []).append(f"ties with {kept.name} for {name} at {-minus}: that is taken, {rule}")
-        else:
-            by = f"{taken[name].name} scores {best[name][0]}" if name in best else f"{taken[name].name} is set by hand"
-            why.setdefault(one.uid, []).append(f"{-minus} for {name}, but {by}")
-    for one in series:
-        if one.uid not in verdicts:
-            said = tuple(dict.fromkeys(why.get(one.uid, ()))) or (f"the task has no {one.modality}",)
-            verdicts[one.uid] = Verdict(one, None, 0, said)
-    return [verdicts[one.uid] for one in series]
+        points.append((-3, f"{series.images} images only"))
+    return points

@@ -26,22 +26,24 @@ def print_series(store: DicomWebStore) -> None:
             series, name = verdict.series, verdict.modality or "–"
             line = f"{name:>14} {verdict.score or '':>3}  {series.modality} {series.name}, {series.images} images: "
             out.print(line + "; ".join(verdict.reasons), soft_wrap=True, markup=False)
-            out.print(f"{'':>20}{series.uid}", style="dim", soft_wrap=True)
+            out.print(f"{'':>20}{series.key}", style="dim", soft_wrap=True)
         for line in _segs(one, store):
             out.print(line, soft_wrap=True, markup=False)
+        for name, reason in one.left_out.items():
+            out.print(f"{'!':>14}      {name}: {reason}", soft_wrap=True, markup=False, style="red")
+        for note in one.notes:
+            out.print(f"{'!':>14}      {note}", soft_wrap=True, markup=False, style="yellow")
         if not one.series:
             out.print(f"{'':>20}no series is one of {', '.join(store.spec.modality_names)}: no case")
     file = store.cache.folder / "assign.json"
-    out.print(f"\nTo set a series by hand, write {file}: {{SeriesInstanceUID: modality or null}}\n", soft_wrap=True)
+    out.print(f"\nTo set a series by hand, write {file}: {{SERIES or SERIES#PART: modality or null}}\n", soft_wrap=True)
 
 
 def _segs(one: Examination, store: DicomWebStore) -> list[str]:
-    from maml_app.imaging.seg import content_label
-
     lines = []
     for info in one.segs:
         counts = "–"
-        if info.ours and info.task == content_label(store.spec).lower():
+        if info.ours and info.task == store.spec.name:
             counts = "proposal" if info.drawn == "AUTOMATIC" else "label"
             why = info.drawn.lower()
         elif info.ours:

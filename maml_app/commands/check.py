@@ -29,7 +29,9 @@ def check(
     if is_archive(studies):
         print_series(open_archive(studies, spec))
         if not read:
-            raise typer.Exit(0 if source.cases() else 1)
+            listed = source.cases()
+            told = [*(case.left_out or case.problems for case in listed), *(one.wrong for one in source.unused())]
+            raise typer.Exit(1 if any(told) or not listed else 0)
     cases = source.cases()
     table = Table(title=f"{studies}: {len(cases)} cases, task {spec.name}", show_lines=True)
     for heading in ("case", "patient", "images", "missing", "label", "problems"):

@@ -47,7 +47,7 @@ class Finding:
 
 def inspect(case: Case, spec: TaskSpec) -> Finding:
     """Read every file of a case and collect all that is wrong with it; raises nothing for a broken file."""
-    notes: list[str] = []
+    notes = list(case.notes)
     grids: dict[str, Grid] = {}
     left_out: dict[str, str] = {}
     for one in readings(case, spec):

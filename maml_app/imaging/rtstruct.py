@@ -1,10 +1,10 @@
-"""Contours of an RT Structure Set (PS3.3 A.19) as a label map on the series they were drawn on."""
+"""Contours of an RT Structure Set (PS3.3 A.19) as masks on the series they were drawn on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from itertools import pairwise
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -12,110 +12,162 @@ from skimage.measure import grid_points_in_poly
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
-from maml_app.imaging.dicom import TO_RAS
+from maml_app.imaging.drawing import Origin
+from maml_app.imaging.lenient import lenient
+from maml_app.imaging.planes import TO_RAS
+from maml_app.imaging.seg_info import written
 from maml_app.imaging.volume import Array, Grid
 
 OFF_SLICE = 0.3  # part of the slice distance by which a contour may miss the plane of a slice
+COPY = 0.98  # of the voxels of two contours are shared: one is a copy of the other
+XOR = ("CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")  # the standard's term, and how it is mistyped
 
 
-@dataclass(frozen=True)
-class Contours:
-    """A structure set: region name -> closed planar contours (N, 3), DICOM patient mm; and what it was drawn on."""
+@dataclass(frozen=True, eq=False)
+class Contour:
+    """One contour: its geometric type and its points (N, 3), DICOM patient mm."""
 
-    instance: str
-    series: str
-    frame: str
-    regions: Mapping[str, tuple[Array, ...]]
+    kind: str
+    points: Array
 
 
-def read_rtstruct(file: Dataset) -> Contours:
-    """Take the contours out of a structure set.
+class StructureSet:
+    """The regions of a structure set. Two of one name are one region; each is judged only when it is asked for.
 
     Raises:
-        LabelError: it is none, or holds contours that are no closed planar ones.
+        LabelError: the object is no structure set.
     """
-    where = f"RTSTRUCT {file.get('SOPInstanceUID', '(no UID)')}"
-    if str(file.get("Modality", "")) != "RTSTRUCT":
-        raise LabelError(f"{where}: expected Modality RTSTRUCT, got {file.get('Modality') or 'none'}")
-    frame, series = "", ""
+
+    def __init__(self, file: Dataset) -> None:
+        where = f"RTSTRUCT {file.get('SOPInstanceUID', '(no UID)')}"
+        if str(file.get("Modality", "")) != "RTSTRUCT":
+            raise LabelError(f"{where}: expected Modality RTSTRUCT, got {file.get('Modality') or 'none'}")
+        with lenient():
+            self.origin = _origin(file)
+            rois = {str(roi.get("ROINumber")): roi for roi in file.get("StructureSetROISequence") or []}
+            self._drawn: dict[str, list[Dataset]] = {}
+            self._frames: dict[str, set[str]] = {}
+            for drawn in file.get("ROIContourSequence") or []:
+                roi = rois.get(str(drawn.get("ReferencedROINumber")), Dataset())
+                name = str(roi.get("ROIName", "") or "")
+                self._drawn.setdefault(name, []).append(drawn)
+                frame = str(roi.get("ReferencedFrameOfReferenceUID", "") or "")
+                self._frames.setdefault(name, set()).update({frame} - {""})
+
+    @property
+    def regions(self) -> Sequence[str]:
+        return list(self._drawn)
+
+    def value_of(self, region: str, spec: TaskSpec) -> int | None:
+        return spec.value_of(region)
+
+    def frames(self, region: str) -> set[str]:
+        """The FrameOfReferenceUIDs in which a region was drawn, as far as it says so."""
+        return self._frames[region]
+
+    def mask(self, region: str, grid: Grid) -> tuple[Array, tuple[str, ...]]:
+        """A region on a grid: the union of its ROIs. A voxel is inside if its centre is.
+
+        A contour that lies within another one of its ROI is a hole, and in that an island again; contours that merely
+        overlap are united, unless they are CLOSEDPLANAR_XOR (PS3.3 C.8.8.6.3).
+
+        Raises:
+            LabelError: contours that are no closed planar ones, that lie between slices or beyond the series, or that
+                were drawn on every other slice only.
+        """
+        where = f"{self.origin.name}: region {region!r}"
+        inside = np.zeros(grid.shape, bool)
+        for roi in self._drawn[region]:
+            planes: dict[int, list[tuple[str, Array]]] = {}
+            for contour in _contours(roi, where):
+                plane, polygon = _on_plane(contour, grid, where)
+                planes.setdefault(plane, []).append((contour.kind, polygon))
+            for plane, polygons in planes.items():
+                inside[:, :, plane] |= _filled(grid.shape[:2], polygons)
+        return inside, _gaps(inside, where)
+
+
+def _origin(file: Dataset) -> Origin:
+    frame, series, images = "", [], set()
     for reference in file.get("ReferencedFrameOfReferenceSequence") or []:
-        frame = str(reference.get("FrameOfReferenceUID", ""))
+        frame = frame or str(reference.get("FrameOfReferenceUID", "") or "")
         for study in reference.get("RTReferencedStudySequence") or []:
             for one in study.get("RTReferencedSeriesSequence") or []:
-                series = series or str(one.get("SeriesInstanceUID", ""))
-    names = {int(roi.ROINumber): str(roi.get("ROIName", "")) for roi in file.get("StructureSetROISequence") or []}
-    regions: dict[str, list[Array]] = {}
+                series.append(str(one.get("SeriesInstanceUID", "") or ""))
     for roi in file.get("ROIContourSequence") or []:
-        name = names.get(int(roi.ReferencedROINumber), "")
         for contour in roi.get("ContourSequence") or []:
-            kind = str(contour.get("ContourGeometricType", ""))
-            if kind not in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
-                if kind == "POINT":
-                    continue  # a marker, no area
-                raise LabelError(f"{where}: region {name!r}: expected closed planar contours, got {kind or 'none'}")
+            for image in contour.get("ContourImageSequence") or []:
+                images.add(str(image.get("ReferencedSOPInstanceUID", "") or ""))
+    listed = tuple(dict.fromkeys(uid for uid in series if uid))
+    return Origin("RTSTRUCT", str(file.SOPInstanceUID), written(file), frame, listed, frozenset(images - {""}))
+
+
+def _contours(roi: Dataset, where: str) -> list[Contour]:
+    found = []
+    for contour in roi.get("ContourSequence") or []:
+        kind = str(contour.get("ContourGeometricType", ""))
+        if kind == "POINT":
+            continue  # a marker, no area
+        if kind not in ("CLOSED_PLANAR", *XOR):
+            raise LabelError(f"{where}: expected closed planar contours, got {kind or 'none'}")
+        try:
             points = np.array([float(value) for value in contour.get("ContourData") or []])
-            if len(points) % 3:
-                raise LabelError(f"{where}: region {name!r}: expected x, y, z triples, got {len(points)} numbers")
-            if len(points) >= 9:
-                regions.setdefault(name, []).append(points.reshape(-1, 3))
-    return Contours(str(file.SOPInstanceUID), series, frame, {name: tuple(found) for name, found in regions.items()})
+        except (TypeError, ValueError) as error:
+            raise LabelError(f"{where}: expected numbers as ContourData, got: {error}") from None
+        if len(points) % 3:
+            raise LabelError(f"{where}: expected x, y, z triples, got {len(points)} numbers")
+        if len(points) >= 9:  # two points have no area
+            found.append(Contour(kind, points.reshape(-1, 3)))
+    return found
 
 
-def _renamed(region: str, names: Mapping[str, str]) -> str:
-    for pattern, name in names.items():
-        if fnmatch(region.lower(), pattern.lower()):
-            return name
-    return region
+def _on_plane(contour: Contour, grid: Grid, where: str) -> tuple[int, Array]:
+    """The slice that a contour lies on, and the contour there (N, 2), in voxels. Raises LabelError."""
+    to_vox = np.linalg.inv(grid.affine) @ TO_RAS
+    index = contour.points @ to_vox[:3, :3].T + to_vox[:3, 3]
+    plane = round(float(index[:, 2].mean()))
+    if np.abs(index[:, 2] - plane).max() > OFF_SLICE:
+        raise LabelError(
+            f"{where}: expected contours in the planes of the slices, got one at slice {index[:, 2].min():.2f} to "
+            f"{index[:, 2].max():.2f}; was it drawn on another series?"
+        )
+    if not 0 <= plane < grid.shape[2]:
+        raise LabelError(f"{where}: expected contours inside the series, got slice {plane}")
+    return plane, index[:, :2]
 
 
-def draw_contours(contours: Contours, grid: Grid, spec: TaskSpec, names: Mapping[str, str] | None = None) -> Array:
-    """The label map (X, Y, Z), uint8, of the regions that are labels of the task.
+def _filled(shape: tuple[int, int], polygons: Sequence[tuple[str, Array]]) -> Array:
+    """Which pixel centres lie inside the contours (N, 2) of one ROI in one plane."""
+    drawn = [(kind, np.asarray(grid_points_in_poly(shape, one, binarize=True))) for kind, one in polygons]  # type: ignore[no-untyped-call]
+    combined = np.logical_xor.reduce([np.zeros(shape, bool), *(mask for kind, mask in drawn if kind in XOR)])
+    distinct: list[Array] = []
+    for mask in sorted((mask for kind, mask in drawn if kind not in XOR), key=lambda mask: -int(mask.sum())):
+        if not any((mask & one).sum() >= COPY * (mask | one).sum() for one in distinct):
+            distinct.append(mask)
+    result = np.zeros(shape, bool)
+    for place, mask in enumerate(distinct):  # from the largest down: what holds a contour comes before it
+        depth = sum(not (mask & ~one).any() for one in distinct[:place])
+        result = result & ~mask if depth % 2 else result | mask
+    return np.asarray(result | combined)
 
-    A voxel belongs to a region if its centre lies inside an odd number of the region's contours in its slice, so that
-    contours inside contours are holes. Where regions overlap, the label that the task lists later wins.
 
-    Args:
-        names: region name -> label name, for regions that are called otherwise than the task's labels; `*` in a
-            region name stands for anything.
+def _gaps(inside: Array, where: str) -> tuple[str, ...]:
+    """What is to be said of slices without a contour between slices with one.
 
     Raises:
-        LabelError: no region is a label of the task, two are the same one, or a contour lies between two slices.
+        LabelError: they are so many that the region was drawn on every other slice, or on a thicker series.
     """
-    where = f"RTSTRUCT {contours.instance}"
-    chosen: dict[int, str] = {}
-    for region in contours.regions:
-        value = spec.value_of(_renamed(region, names or {}))
-        if value is None:
-            continue
-        if value in chosen:
-            raise LabelError(f"{where}: expected one region a label, got {chosen[value]!r} and {region!r}; name one")
-        chosen[value] = region
-    if not chosen:
-        known = [label.name for label in spec.labels]
+    used = np.flatnonzero(inside.any(axis=(0, 1)))
+    pairs = list(pairwise(used.tolist()))
+    # two findings, one above the other, need not lie over each other
+    gaps = [(one, two) for one, two in pairs if two - one > 1 and (inside[:, :, one] & inside[:, :, two]).any()]
+    if not gaps:
+        return ()
+    if len(gaps) > 1 and 2 * len(gaps) >= len(pairs):
+        slices = ", ".join(str(one + 1) for one in used[:8]) + ("…" if len(used) > 8 else "")
         raise LabelError(
-            f"{where}: expected a region named like one of {known}, got {sorted(contours.regions)}; "
-            "say which is which with --region NAME=LABEL (NAME may hold *)"
+            f"{where}: expected contours on every slice, got them on slices {slices} of {inside.shape[2]}: fill in the "
+            "slices between, in the program that drew it"
         )
-    to_vox = np.linalg.inv(grid.affine) @ TO_RAS
-    label = np.zeros(grid.shape, np.uint8)
-    for value in sorted(chosen):
-        inside = np.zeros(grid.shape, bool)
-        for points in contours.regions[chosen[value]]:
-            index = points @ to_vox[:3, :3].T + to_vox[:3, 3]
-            plane = round(float(index[:, 2].mean()))
-            if np.abs(index[:, 2] - plane).max() > OFF_SLICE:
-                raise LabelError(
-                    f"{where}: region {chosen[value]!r}: expected contours in the planes of the slices, got one at "
-                    f"slice {index[:, 2].min():.2f} to {index[:, 2].max():.2f}; was it drawn on another series?"
-                )
-            if not 0 <= plane < grid.shape[2]:
-                region = chosen[value]
-                raise LabelError(f"{where}: region {region!r}: expected contours inside the series, got slice {plane}")
-            inside[:, :, plane] ^= _filled(grid.shape[:2], index[:, :2])
-        label[inside] = value
-    return label
-
-
-def _filled(shape: tuple[int, int], polygon: Array) -> Array:
-    """Which pixel centres lie inside a polygon (N, 2)."""
-    return np.asarray(grid_points_in_poly(shape, polygon, binarize=True))  # type: ignore[no-untyped-call]
+    lacking = ", ".join(str(place + 1) for one, two in gaps for place in range(one + 1, two))
+    return (f"{where}: no contour on slice {lacking}, though there are above and below",)

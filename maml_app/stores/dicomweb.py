@@ -6,6 +6,7 @@ changed or deleted: a label is stored as a new SEG series.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,13 +23,14 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
 from maml_app.imaging.dicom import read_series, stack
 from maml_app.imaging.files import write_image, write_label
-from maml_app.imaging.seg import Drawn, SegInfo, content_label, read_seg, write_seg
+from maml_app.imaging.seg import Drawn, SegInfo, read_seg, write_seg
 from maml_app.stores.cache import Cache
 from maml_app.stores.examinations import Examination, list_examinations
 from maml_app.stores.identity import archive_identity
 from maml_app.stores.incoming import checked_label
 from maml_app.stores.pacs import Pacs
 
+READING = "r2"  # in the names of kept images: another for each way of reading them
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -61,46 +63,59 @@ class DicomWebStore:
         """Every study and frame of reference that holds CT, PET or MR series, sorted by id, as listed now."""
         return list_examinations(self.pacs, self.cache, self.spec, self.forced, study)
 
-    def _case(self, one: Examination) -> Case:
+    def case_of(self, one: Examination) -> Case:
+        """An examination as a case; its images and labels are fetched when they are read."""
+
         def ref(series: Series) -> FileRef:
-            name = f"images/{series.uid}-{series.images}.nii"
+            part = f"-{hashlib.sha256(series.part.encode()).hexdigest()[:6]}" if series.part else ""
+            name = f"images/{series.uid}-{series.images}{part}.{READING}.nii"
             return FileRef(self.cache.folder / name, fetch=partial(self._fetch_image, name, series))
 
-        used = {series.uid for series in one.series.values()}
+        used = {series.key for series in one.series.values()}
         order = [name for name in self.spec.modality_names if name in one.series]
         case = Case(
             one.id,
             {name: ref(one.series[name]) for name in order},
             patient=one.patient,
+            left_out=one.left_out,
+            notes=one.notes,
             study=one.study,
             series={name: one.series[name].uid for name in order},
             others={
-                verdict.series.uid: ref(verdict.series)
+                verdict.series.key: ref(verdict.series)
                 for verdict in one.verdicts
-                if verdict.series.uid not in used and not rule_out(verdict.series)
+                if verdict.series.key not in used and not verdict.series.problem and not rule_out(verdict.series)
             },
         )
-        return replace(case, labels=self._labels(one, case))
+        return replace(case, labels=self._labels(one))
 
-    def _labels(self, one: Examination, case: Case) -> tuple[LabelRef, ...]:
-        """Ours by what they say of themselves; others' only if told so. Numbered in the order they were written."""
-        grids = {uid: case.images[name] for name, uid in case.series.items()} | dict(case.others)
-        task = content_label(self.spec).lower()
+    def _labels(self, one: Examination) -> tuple[LabelRef, ...]:
+        """Ours by what they say of themselves; others' only if told so. In the order they were written."""
+        on = {verdict.series.uid: verdict.series.problem for verdict in one.verdicts if not rule_out(verdict.series)}
         found: list[LabelRef] = []
         for info in one.segs:
-            if info.refers_to not in grids or not (info.task == task if info.ours else self.foreign):
+            if info.refers_to not in on or not (info.task == self.spec.name if info.ours else self.foreign):
                 continue
             tag = ORIGINAL if info.drawn == "AUTOMATIC" else FINAL
             name = f"labels/{info.instance}-{self.spec.signature()}.nii.gz"
-            fetch = partial(self._fetch_label, name, one, info, grids[info.refers_to])
-            found.append(LabelRef(self.cache.folder / name, len(found) + 1, tag, fetch))
+            mark = hashlib.sha256(info.instance.encode()).hexdigest()[:6]
+            fetch = partial(self._fetch_label, name, one, info)
+            broken = on[info.refers_to]
+            problem = f"it is drawn on series {info.refers_to}, which cannot be used: {broken}" if broken else ""
+            found.append(LabelRef(self.cache.folder / name, info.number, tag, fetch, problem, mark=mark))
         return tuple(found)
 
     def cases(self) -> list[Case]:
-        return [self._case(one) for one in self.examinations() if one.series]
+        return [self.case_of(one) for one in self.examinations() if one.series]
 
     def unused(self) -> list[Unused]:
-        return []  # `check` prints every series, and why it is used or not
+        """Studies that are no case because a series that would make them one cannot be used."""
+        return [
+            Unused(f"study {one.study}", reason)
+            for one in self.examinations()
+            if not one.series
+            for reason in (*one.left_out.values(), *one.hints)
+        ]
 
     def identity(self, claim: bool = False) -> str:
         return archive_identity(self.pacs.url)
@@ -109,7 +124,7 @@ class DicomWebStore:
         study = case_id.rpartition("-")[0] or case_id
         # no case id of ours: nothing to ask the archive for
         listed = self.examinations(study) if UID.fullmatch(study) else []
-        found = [self._case(one) for one in listed if one.series and case_id in (one.id, one.study)]
+        found = [self.case_of(one) for one in listed if one.series and case_id in (one.id, one.study)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -118,26 +133,30 @@ class DicomWebStore:
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
         name, _, asked = image_id.partition("@")
-        rows = self.pacs.series(series=name) if UID.fullmatch(name) and not asked else []
+        uid = name.partition("#")[0]
+        rows = self.pacs.series(series=uid) if UID.fullmatch(uid) and not asked else []
         if not rows:
             case = self.case(name)
             asked = asked or case.frame_modality(self.spec.preference)
             if asked not in case.grids:
                 raise CaseError(f"case {case.id}: expected one of its images {sorted(case.grids)}, got {asked!r}")
             return case, asked
-        study = str(rows[0].StudyInstanceUID)
         why = "it is not CT, PET or MR"
-        for one in self.examinations(study):
-            for verdict in one.verdicts:
-                if verdict.series.uid != name:
-                    continue
-                case = self._case(one)
-                keys = {uid: key for key, uid in case.series.items()} | {uid: uid for uid in case.others}
-                if case.images and name in keys:
-                    return case, keys[name]
-                why = "; ".join(verdict.reasons)
-                if not case.images:
-                    why += f"; its study has no series that is one of {', '.join(self.spec.modality_names)}"
+        for one in self.examinations(str(rows[0].StudyInstanceUID)):
+            verdicts = [verdict for verdict in one.verdicts if name in (verdict.series.key, verdict.series.uid)]
+            if not verdicts:
+                continue
+            case = self.case_of(one)
+            keys = {series.key: modality for modality, series in one.series.items()} | {key: key for key in case.others}
+            shown = [verdict.series.key for verdict in verdicts if verdict.series.key in keys]
+            # of a series that holds several volumes, the one that is a modality
+            shown = [key for key in shown if keys[key] in case.images] or shown
+            if case.images and len(shown) == 1:
+                return case, keys[shown[0]]
+            why = f"it holds several volumes, name one: {', '.join(shown)}" if len(shown) > 1 else ""
+            why = why or "; ".join(reason for verdict in verdicts for reason in verdict.reasons)
+            if not case.images:
+                why += f"; its study has no series that is one of {', '.join(self.spec.modality_names)}"
         raise CaseError(f"series {name} cannot be segmented: {why}")
 
     # what is in it
@@ -145,13 +164,14 @@ class DicomWebStore:
     def _fetch_image(self, name: str, series: Series) -> None:
         def make(path: Path) -> None:
             images = self.pacs.images(series.study, series.uid)
-            if len({str(one.get("SOPInstanceUID")) for one in images}) < series.images:
+            arrived = {str(one.get("SOPInstanceUID")) for one in images}
+            if len(arrived) < series.images:
                 raise ArchiveError(
-                    f"series {series.uid} ({series.name}): expected {series.images} images, got {len(images)}: it was "
+                    f"series {series.uid} ({series.name}): expected {series.images} images, got {len(arrived)}: it was "
                     "cut short, or is being changed; try again"
                 )
             try:
-                volume, order = read_series(images)
+                volume, order = read_series(images, series.part)
             except ImageError as error:
                 raise ImageError(f"series {series.uid} ({series.name}): {error}") from None
             # the slices first: the image file says that both are there
@@ -160,10 +180,13 @@ class DicomWebStore:
 
         self.cache.file(name, make)
 
-    def _fetch_label(self, name: str, one: Examination, info: SegInfo, image: FileRef) -> None:
+    def _fetch_label(self, name: str, one: Examination, info: SegInfo) -> None:
         def make(path: Path) -> None:
             seg = self.pacs.image(one.study, info.series, info.instance)
-            order = stack(self.pacs.headers(one.study, info.refers_to))
+            headers = self.pacs.headers(one.study, info.refers_to)
+            parts = [verdict.series.part for verdict in one.verdicts if verdict.series.uid == info.refers_to]
+            orders = [stack(headers, part) for part in parts]
+            order = next((order for order in orders if info.image in order.instances), orders[0])
             label = read_seg(seg, order, self.spec, one.frame)
             write_label(path, label, order.grid.affine)
 
@@ -187,11 +210,12 @@ class DicomWebStore:
             raise LabelError(f"expected a label tag of {FINAL!r} or {ORIGINAL!r} in a DICOM archive, got {tag!r}")
         case, asked = self.resolve(image_id)
         label, on = checked_label(case, file, self.spec, info, asked)
-        series = case.series.get(on, on)
-        headers = self.pacs.headers(case.study, series)
-        order = stack(headers)
+        one = next(one for one in self.examinations(case.study) if one.id == case.id)
+        series = one.series.get(on) or next(verdict.series for verdict in one.verdicts if verdict.series.key == on)
+        headers = self.pacs.headers(case.study, series.uid)
+        order = stack(headers, series.part)
         if not order.grid.same_as(label.grid):
-            raise LabelError(f"series {series} changed in the archive since it was opened; open it again")
+            raise LabelError(f"series {series.key} changed in the archive since it was opened; open it again")
         version = max((one.version for one in case.labels), default=0) + 1
         manual = str(info.get("drawn", "")).upper() == "MANUAL"
         drawn: Drawn = "AUTOMATIC" if tag == ORIGINAL else "MANUAL" if manual else "SEMIAUTOMATIC"
@@ -205,8 +229,7 @@ class DicomWebStore:
             algorithm=str(info.get("model_version") or (info.get("params") or {}).get("model_version") or ""),
             author=str(info.get("author") or ""),
         )
-        frame = str(headers[0].get("FrameOfReferenceUID", ""))
-        if not np.array_equal(read_seg(seg, order, self.spec, frame), label.voxels):
+        if not np.array_equal(read_seg(seg, order, self.spec, one.frame), label.voxels):
             raise LabelError(f"case {case.id}: the SEG does not read back as the label sent; nothing was stored")
         self.pacs.store(seg)
         for stored in self.case(case.id).labels:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
 
-from maml_app.cases.series import DICOM_MODALITY, Series, Verdict, assign
+from maml_app.cases.assigning import assign
+from maml_app.cases.series import DICOM_MODALITY, Series, Verdict, shared_by
 from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ObjectError
 from maml_app.imaging.seg import SegInfo, seg_info
+from maml_app.imaging.survey import Surveyed, survey
 from maml_app.stores.cache import Cache
 from maml_app.stores.pacs import Pacs
 
-LONGEST = 256  # characters of an attribute that are kept for the rules
+HEADERS = "headers-2"  # the folder in the cache; another name for each way of writing them
 
 
 @dataclass(frozen=True)
 class Examination:
-    """One study's series in one frame of reference, with the verdict on each, and the SEGs drawn on them."""
+    """One study's series in one frame of reference, with the verdict on each, and the SEGs drawn on them.
+
+    `hints` are about the study: series that could not be read, or that lie in another frame of reference.
+    """
 
     id: str
     study: str
@@ -30,11 +36,74 @@ class Examination:
     patient: str
     verdicts: tuple[Verdict, ...]
     segs: tuple[SegInfo, ...] = field(default=())
+    hints: tuple[str, ...] = field(default=())
 
     @property
     def series(self) -> dict[str, Series]:
         """Modality -> its series."""
         return {verdict.modality: verdict.series for verdict in self.verdicts if verdict.modality}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Modality -> why the series that would be it cannot be used; where there is no other for it."""
+        return {modality: "; ".join(reasons) for modality, reasons in self._refused() if modality not in self.series}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should look at, though the case can be used: ties, images left out, series replaced."""
+        notes = [verdict.note for verdict in self.verdicts if verdict.note]
+        for name, one in self.series.items():
+            notes += [f"{name} is one of several volumes of series {one.uid}: {one.part}"] if one.part else []
+            notes += [f"{name}, {one.name}: {note}" for note in one.notes]
+        for modality, reasons in self._refused():
+            if modality in self.series:
+                notes.append(f"{modality} is {self.series[modality].name}: {'; '.join(reasons)}")
+        return (*notes, *self.hints)
+
+    def _refused(self) -> list[tuple[str, list[str]]]:
+        found: dict[str, list[str]] = {}
+        for verdict in self.verdicts:
+            if verdict.meant:
+                said = found.setdefault(verdict.meant, [])
+                reason = "; ".join(verdict.reasons)
+                if not any(reason in other for other in said):  # said of each of a series' volumes alike
+                    said.append(f"series {verdict.series.uid} ({verdict.series.name}): {reason}")
+        return list(found.items())
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A series as it was listed, and what its headers tell; `failed` says why they could not be had."""
+
+    uid: str
+    study: str
+    modality: str
+    number: int
+    description: str
+    volumes: tuple[Surveyed, ...] = ()
+    segs: tuple[SegInfo, ...] = ()
+    failed: str = ""
+
+    def series(self) -> list[Series]:
+        return [
+            Series(
+                self.uid,
+                self.study,
+                one.frame,
+                self.modality,
+                one.images,
+                self.number,
+                one.attributes,
+                one.part,
+                one.problem,
+                one.notes,
+            )
+            for one in self.volumes
+        ]
+
+    @property
+    def name(self) -> str:
+        return f"series {self.uid} ({self.modality} #{self.number} {self.description or '(no description)'})"
 
 
 def case_id(study: str, frame: str) -> str:
@@ -47,88 +116,116 @@ def list_examinations(
 ) -> list[Examination]:
     """Every study and frame of reference that holds CT, PET or MR series, sorted by id; of one study if named.
 
-    The list is asked for afresh; a series' attributes are read once, and again when its number of images changes.
+    The list is asked for afresh; a series' headers are read once, and again when its number of images changes. A series
+    whose headers cannot be read costs only itself: it is a hint of its study's examinations.
 
     Raises:
         ArchiveError: the archive does not answer as it should.
     """
     rows = pacs.series(study)
-    wanted = [row for row in rows if str(row.get("Modality", "")) in (*DICOM_MODALITY.values(), "SEG")]
+    wanted = [row for row in rows if str(row.get("Modality", "") or "") in (*DICOM_MODALITY.values(), "SEG", "")]
     with ThreadPoolExecutor(8) as pool:
-        headers = list(pool.map(partial(_header, pacs, cache), wanted))
-    series: dict[tuple[str, str], list[Series]] = {}
-    segs: dict[str, list[SegInfo]] = {}
-    patients: dict[str, str] = {}
-    for row, header in zip(wanted, headers, strict=True):
-        one_study = str(row.StudyInstanceUID)
-        patients[one_study] = str(row.get("PatientID", "") or "")
-        if header is None:
-            continue
-        if str(row.Modality) == "SEG":
-            segs.setdefault(one_study, []).extend(SegInfo(**info) for info in header["segs"])
-            continue
-        found = Series(
-            uid=str(row.SeriesInstanceUID),
-            study=one_study,
-            frame=header["frame"],
-            modality=str(row.Modality),
-            images=_count(row),
-            number=int(row.get("SeriesNumber") or 0),
-            attributes=header["attributes"],
-        )
-        series.setdefault((one_study, found.frame), []).append(found)
+        listed = list(pool.map(partial(_listed, pacs, cache), wanted))
     result = []
-    for (one_study, frame), members in series.items():
-        members.sort(key=lambda one: (one.number, one.uid))
-        uids = {one.uid for one in members}
-        drawn = sorted(
-            (info for info in segs.get(one_study, []) if info.refers_to in uids),
-            key=lambda info: (info.written, info.number, info.instance),
-        )
-        verdicts = tuple(assign(members, spec.modalities, forced))
-        result.append(
-            Examination(case_id(one_study, frame), one_study, frame, patients[one_study], verdicts, tuple(drawn))
-        )
+    for one_study in dict.fromkeys(one.study for one in listed):
+        members = [one for one in listed if one.study == one_study]
+        patient = _patient(pacs, one_study, rows)
+        result += _of_study(one_study, patient, members, spec, forced)
     return sorted(result, key=lambda one: one.id)
 
 
-def _header(pacs: Pacs, cache: Cache, row: Dataset) -> dict[str, Any] | None:
-    """The attributes of a series' first image, or what its SEGs say of themselves; None if it went away."""
-    study, series, count = str(row.StudyInstanceUID), str(row.SeriesInstanceUID), _count(row)
-    name = f"headers/{series}-{count}.json"
-    kept = cache.read_json(name)
+def _of_study(
+    study: str, patient: str, listed: Sequence[_Listed], spec: TaskSpec, forced: Mapping[str, str | None]
+) -> list[Examination]:
+    every = sorted((series for one in listed for series in one.series()), key=lambda one: (one.number, one.key))
+    failed = [f"{one.name} could not be read: {one.failed}" for one in listed if one.failed]
+    shared = shared_by(every, spec.modalities)
+    frames = dict.fromkeys(one.frame for one in every)
+    result = []
+    for frame in frames:
+        members = [one for one in every if one.frame == frame]
+        uids = {one.uid for one in members}
+        segs = [info for one in listed for info in one.segs if info.refers_to in uids]
+        segs.sort(key=lambda info: (info.written, info.number, info.instance))
+        verdicts = tuple(assign(members, spec.modalities, forced, shared))
+        result.append(Examination(case_id(study, frame), study, frame, patient, verdicts, tuple(segs), tuple(failed)))
+    if failed and not result:
+        result.append(Examination(case_id(study, ""), study, "", patient, (), (), tuple(failed)))
+    return [replace(one, hints=(*one.hints, *_elsewhere(one, result, spec))) for one in result]
+
+
+def _elsewhere(one: Examination, study: Sequence[Examination], spec: TaskSpec) -> list[str]:
+    """That modalities which an examination lacks lie in another frame of reference of its study."""
+    lacks = [name for name in spec.modality_names if name not in one.series and name not in one.left_out]
+    return [
+        f"{name} is missing here, and {other.series[name].name} of the same study lies in another frame of reference "
+        f"({other.frame or 'none'}): they cannot be aligned"
+        for other in study
+        if other is not one
+        for name in lacks
+        if name in other.series and one.series
+    ]
+
+
+def _patient(pacs: Pacs, study: str, rows: Sequence[Dataset]) -> str:
+    """The PatientID of a study; without one the study stands for the patient, so that its cases stay together."""
+    known = {str(row.get("PatientID", "") or "").strip() for row in rows if str(row.StudyInstanceUID) == study} - {""}
+    if not known:  # a series' row need not have it, a study's must
+        known = {str(row.get("PatientID", "") or "").strip() for row in pacs.studies(study)} - {""}
+    return min(known, default=study)
+
+
+def _listed(pacs: Pacs, cache: Cache, row: Dataset) -> _Listed:
+    """What the headers of a listed series tell, from the cache where its number of images is known and the same."""
+    study, uid, count = (
+        str(row.StudyInstanceUID),
+        str(row.SeriesInstanceUID),
+        _whole(row, "NumberOfSeriesRelatedInstances"),
+    )
+    listed = _Listed(
+        uid,
+        study,
+        str(row.get("Modality", "") or ""),
+        _whole(row, "SeriesNumber"),
+        str(row.get("SeriesDescription", "") or ""),
+    )
+    name = f"{HEADERS}/{uid}-{count}.json"
+    kept = cache.read_json(name) if count else None
     if isinstance(kept, dict):
-        return kept
-    instances = pacs.instances(study, series)
-    if not instances:
-        return None
-    content: dict[str, Any]
-    if str(row.Modality) == "SEG":
-        found = [pacs.header(study, series, instance) for instance in instances]
-        content = {"segs": [asdict(seg_info(one)) for one in found]}
-    else:
-        header = pacs.header(study, series, min(instances))
-        content = {"frame": str(header.get("FrameOfReferenceUID", "")), "attributes": _plain(header)}
-    cache.write_json(name, content)
+        return _with(listed, kept)
+    try:
+        content = _read(pacs, listed)
+    except ObjectError as error:
+        return replace(listed, failed=str(error))
+    if count:
+        cache.write_json(name, content)
+    return _with(listed, content)
+
+
+def _with(listed: _Listed, content: Mapping[str, Any]) -> _Listed:
+    return replace(
+        listed,
+        modality=content["modality"],
+        volumes=tuple(Surveyed(**{**one, "notes": tuple(one["notes"])}) for one in content["volumes"]),
+        segs=tuple(SegInfo(**one) for one in content["segs"]),
+    )
+
+
+def _read(pacs: Pacs, listed: _Listed) -> dict[str, Any]:
+    """Ask for the headers of a series; nothing of it is left where it went away."""
+    headers = pacs.headers(listed.study, listed.uid)
+    modality = listed.modality or next((str(one.get("Modality", "")) for one in headers), "")
+    content: dict[str, Any] = {"modality": modality, "volumes": [], "segs": []}
+    if modality == "SEG":
+        content["segs"] = [asdict(seg_info(one)) for one in headers]
+    elif headers and modality in DICOM_MODALITY.values():
+        content["volumes"] = [asdict(one) for one in survey(headers)]
     return content
 
 
-def _count(row: Dataset) -> int:
-    return int(row.get("NumberOfSeriesRelatedInstances") or 0)
-
-
-def _plain(header: Dataset) -> dict[str, str]:
-    """Attributes as text, for the rules; none of the patient's."""
-    result = {}
-    for element in header:
-        if element.tag.group in (0x0010, 0x7FE0) or element.tag.is_private or element.VR == "SQ" or not element.keyword:
-            continue
-        value = element.value
-        text = (
-            "\\".join(str(one) for one in value)
-            if isinstance(value, Sequence) and not isinstance(value, str)
-            else value
-        )
-        if text not in (None, "") and len(str(text)) <= LONGEST:
-            result[element.keyword] = str(text)
-    return result
+def _whole(row: Dataset, keyword: str) -> int:
+    """A whole number of a row; 0 where it is absent or none. All attributes of a row but its UIDs may be."""
+    try:
+        return int(row.get(keyword) or 0)
+    except (TypeError, ValueError):
+        return 0

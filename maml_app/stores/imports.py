@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,51 +12,74 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from maml_app.cases.case import FINAL, Case
-from maml_app.errors import LabelError, MamlError, StudiesError
+from maml_app.cases.series import Series
+from maml_app.errors import LabelError, MamlError, ObjectError, StudiesError
 from maml_app.imaging.dicom import stack
+from maml_app.imaging.drawing import Drawing, DrawnSegments, Piece, label_map, newest, wanted
 from maml_app.imaging.files import write_label
-from maml_app.imaging.rtstruct import draw_contours, read_rtstruct
-from maml_app.imaging.seg import read_seg, seg_info
+from maml_app.imaging.lenient import lenient
+from maml_app.imaging.planes import Stack
+from maml_app.imaging.rtstruct import StructureSet
+from maml_app.imaging.seg_info import seg_info
 from maml_app.stores.dicomweb import DicomWebStore
+from maml_app.stores.examinations import Examination
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a case: the label stored, or why none was."""
+    """What became of a case, or of an object that could not be read: the label stored, or why none was."""
 
     case: str
     stored: str
     reason: str
 
 
-def _in_folder(folder: Path) -> list[Dataset]:
+def _drawing(file: Dataset) -> Drawing | None:
+    """A structure set or SEG by other software; None if it is neither. Raises LabelError."""
+    try:
+        if file.get("Modality") == "RTSTRUCT":
+            return StructureSet(file)
+        if file.get("Modality") == "SEG" and not seg_info(file).ours:
+            return DrawnSegments(file)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise LabelError(f"expected a structure set or SEG, got one that cannot be read: {error}") from None
+    return None
+
+
+def _in_folder(folder: Path) -> tuple[list[Drawing], list[Imported]]:
+    """What is drawn in the files below a folder, and what became of those that cannot be read."""
     if not folder.is_dir():
         raise StudiesError(f"{folder}: expected a folder of DICOM files, got none")
-    found: list[Dataset] = []
+    found: dict[str, Drawing] = {}
+    failed: list[Imported] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            found.append(pydicom.dcmread(path))
-        except (InvalidDicomError, OSError):
+            with lenient():
+                drawing = _drawing(pydicom.dcmread(path))
+        except InvalidDicomError:
             continue  # folders of DICOM hold other files too
-    return found
+        except (OSError, EOFError, MamlError, ValueError, TypeError, AttributeError, KeyError) as error:
+            failed.append(Imported(str(path), "", f"could not be read: {error}"))
+            continue
+        if drawing:
+            found.setdefault(drawing.origin.instance, drawing)
+    return list(found.values()), failed
 
 
-def _in_archive(store: DicomWebStore, study: str) -> list[Dataset]:
-    found = []
+def _in_archive(store: DicomWebStore, study: str) -> tuple[list[Drawing], list[Imported]]:
+    found: list[Drawing] = []
+    failed: list[Imported] = []
     for row in store.pacs.series(study):
-        if str(row.get("Modality", "")) in ("RTSTRUCT", "SEG"):
-            series = str(row.SeriesInstanceUID)
-            found += [store.pacs.image(study, series, instance) for instance in store.pacs.instances(study, series)]
-    return found
-
-
-def _refers_to(file: Dataset) -> str:
-    """The series that a structure set or SEG by other software was drawn on; '' if it is neither."""
-    if file.get("Modality") == "RTSTRUCT":
-        return read_rtstruct(file).series
-    if file.get("Modality") == "SEG" and not seg_info(file).ours:
-        return seg_info(file).refers_to
-    return ""
+        if str(row.get("Modality", "") or "") not in ("RTSTRUCT", "SEG"):
+            continue
+        series = str(row.SeriesInstanceUID)
+        try:
+            for instance in store.pacs.instances(study, series):
+                drawing = _drawing(store.pacs.image(study, series, instance))
+                found += [drawing] if drawing else []
+        except (ObjectError, LabelError) as error:
+            failed.append(Imported(f"series {series}", "", f"could not be read: {error}"))
+    return found, failed
 
 
 def import_labels(
@@ -64,47 +87,132 @@ def import_labels(
 ) -> Iterator[Imported]:
     """Store one final label a case, from the files in a folder or else in the archive itself.
 
-    Of several, the one drawn on the case's reference series is taken, else on the next in the task's order of
-    preference. Cases with a final label are left alone.
+    All objects that were drawn on one series of a case are taken together: on its reference series, else on the next in
+    the task's order of preference, else on another series of the case. Cases with a final label are left alone.
 
     Args:
-        names: region or segment name -> label name, as in `draw_contours`.
+        names: region or segment name -> label name, for those that are called otherwise than the task's labels; `*`
+            stands for anything.
         again: also for cases that have a label: it becomes a newer version, the old one stays.
     """
-    files = _in_folder(folder) if folder else None
-    for case in store.cases():
+    files, failed = _in_folder(folder) if folder else ([], [])
+    yield from failed
+    seen: set[str] = set()
+    for one in store.examinations():
+        if not one.series:
+            continue
+        case = store.case_of(one)
         if case.label is not None and not again:
             yield Imported(case.id, "", f"has {case.label.id} already")
             continue
+        if not folder:
+            files, failed = _in_archive(store, case.study)
+            yield from (other for other in failed if other.case not in seen)
+            seen |= {other.case for other in failed}
         try:
-            yield _import(store, case, _in_archive(store, case.study) if files is None else files, names)
+            yield _Import(store, one, case).run(files, names)
         except MamlError as error:
             yield Imported(case.id, "", str(error))
 
 
-def _import(store: DicomWebStore, case: Case, files: list[Dataset], names: Mapping[str, str]) -> Imported:
-    drawn_on: dict[str, Dataset] = {}
-    for file in files:
-        drawn_on.setdefault(_refers_to(file), file)
-    for name in store.spec.preference:
-        series = case.series.get(name, "-")
-        if series not in drawn_on:
-            continue
-        file = drawn_on[series]
-        headers = store.pacs.headers(case.study, series)
-        order, frame = stack(headers), str(headers[0].get("FrameOfReferenceUID", ""))
-        if file.Modality == "SEG":
-            label = read_seg(file, order, store.spec, frame)
-        else:
-            contours = read_rtstruct(file)
-            if contours.frame and contours.frame != frame:
-                raise LabelError(
-                    f"RTSTRUCT {contours.instance}: expected FrameOfReferenceUID {frame}, got {contours.frame}"
-                )
-            label = draw_contours(contours, order.grid, store.spec, names)
+class _Import:
+    """One case and what is drawn on it."""
+
+    def __init__(self, store: DicomWebStore, one: Examination, case: Case) -> None:
+        self.store = store
+        self.one = one
+        self.case = case
+        preferred = {name: one.series[name] for name in store.spec.preference if name in one.series}
+        others = {verdict.series.key: verdict.series for verdict in one.verdicts if verdict.series.key in case.others}
+        self.series: dict[str, Series] = {**preferred, **others}
+        self._stacks: dict[str, Stack] = {}
+
+    def stack(self, on: str) -> Stack:
+        """The slices of an image of the case, by its key in `Case.grids`."""
+        if on not in self._stacks:
+            series = self.series[on]
+            self._stacks[on] = stack(self.store.pacs.headers(self.case.study, series.uid), series.part)
+        return self._stacks[on]
+
+    def run(self, files: Sequence[Drawing], names: Mapping[str, str]) -> Imported:
+        """Draw and store. Raises MamlError: what is drawn on the case cannot be its label."""
+        drawn_on: dict[str, list[Piece]] = {}
+        others: list[str] = []
+        for drawing in files:
+            keys = self._keys(drawing)
+            if not keys:
+                continue
+            regions = wanted(drawing, self.store.spec, names)
+            if not regions:
+                others += drawing.regions
+                continue
+            self._check_frame(drawing, list(regions))
+            pieces = [Piece(drawing, region, value) for region, value in regions.items()]
+            drawn_on.setdefault(self._fitting(pieces, keys), []).extend(pieces)
+        if not drawn_on:
+            raise LabelError(self._nothing(files, others))
+        on = next(key for key in self.series if key in drawn_on)
+        pieces, notes = newest(drawn_on[on])
+        label, more = label_map(pieces, self.stack(on).grid, self.store.spec)
+        notes += [*more, *(f"what is drawn on {key} is not taken" for key in drawn_on if key != on)]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.nii.gz"
-            write_label(path, label, order.grid.affine)
-            stored = store.save_label(series, path, FINAL, {"drawn": "MANUAL"})
-        return Imported(case.id, stored.id, f"{file.Modality} on {name}")
-    return Imported(case.id, "", "no structure set or SEG by other software refers to one of its series")
+            write_label(path, label, self.stack(on).grid.affine)
+            stored = self.store.save_label(f"{self.case.id}@{on}", path, FINAL, {"drawn": "MANUAL"})
+        kinds = sorted({piece.drawing.origin.kind for piece in pieces})
+        where = on if on in self.case.images else f"series {on} ({self.series[on].name})"
+        return Imported(self.case.id, stored.id, "; ".join([f"{' and '.join(kinds)} on {where}", *notes]))
+
+    def _keys(self, drawing: Drawing) -> list[str]:
+        """The images of the case that a drawing may be drawn on, as far as it says so; [] if it is of another case.
+
+        It refers to series (PS3.3 C.12.4), or only to images, or only to a frame of reference.
+        """
+        origin = drawing.origin
+        keys = [key for key, series in self.series.items() if series.uid in origin.series]
+        if keys or origin.series or origin.frame not in ("", self.one.frame):
+            if len(keys) < 2 or not origin.images:
+                return keys
+            named = [key for key in keys if origin.images & set(self.stack(key).instances)]
+            return named or keys
+        if origin.images:
+            return [key for key in self.series if origin.images & set(self.stack(key).instances)]
+        return list(self.series) if origin.frame else []
+
+    def _fitting(self, pieces: Sequence[Piece], keys: Sequence[str]) -> str:
+        """Of several images that a drawing may be on the first on whose slices it lies."""
+        if len(keys) == 1:
+            return keys[0]
+        errors = []
+        for key in keys:
+            try:
+                label_map(pieces, self.stack(key).grid, self.store.spec)
+                return key
+            except LabelError as error:
+                errors.append(f"{key}: {error}")
+        raise LabelError(f"{pieces[0].drawing.origin.name} lies on none of the case's images: {'; '.join(errors)}")
+
+    def _check_frame(self, drawing: Drawing, regions: Sequence[str]) -> None:
+        frames = {drawing.origin.frame} - {""}
+        if isinstance(drawing, StructureSet):  # a set may hold regions of several frames
+            frames = {frame for region in regions for frame in drawing.frames(region)} or frames
+        if frames - {self.one.frame}:
+            raise LabelError(
+                f"{drawing.origin.name}: expected FrameOfReferenceUID {self.one.frame}, got "
+                f"{', '.join(sorted(frames - {self.one.frame}))}"
+            )
+
+    def _nothing(self, files: Sequence[Drawing], others: Sequence[str]) -> str:
+        """Why nothing was found for the case."""
+        if others:
+            known = [label.name for label in self.store.spec.labels]
+            return (
+                f"expected a region named like one of {known}, got {sorted(set(others))}; say which is which with "
+                "--region NAME=LABEL (NAME may hold *)"
+            )
+        astray = [
+            f"{drawing.origin.name} refers to series {', '.join(drawing.origin.series)}, which is none of it"
+            for drawing in files
+            if drawing.origin.frame == self.one.frame and drawing.origin.series
+        ]
+        return "; ".join(["no structure set or SEG by other software refers to one of its series", *astray])

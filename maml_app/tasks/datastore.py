@@ -79,7 +79,7 @@ class CaseDatastore(Datastore):
             case, modality = self.source.resolve(image_id)
             dicom = {
                 "StudyInstanceUID": case.study,
-                "SeriesInstanceUID": case.series.get(modality, modality),
+                "SeriesInstanceUID": case.series.get(modality, modality).partition("#")[0],
                 "PatientID": case.patient,
                 "Modality": modality,
             }
@@ -91,6 +91,7 @@ class CaseDatastore(Datastore):
                 "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
                 "missing": list(case.missing(self.spec.modality_names)),
                 "left_out": dict(case.left_out),
+                "notes": list(case.notes),
                 "labelled": case.label is not None,
             }
 

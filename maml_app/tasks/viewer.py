@@ -100,6 +100,7 @@ def add_routes(
                 "modality": asked,
                 "modalities": list(case.images),
                 "missing": list(case.missing(spec.modality_names)),
+                "told": [*(f"{name} cannot be used: {why}" for name, why in case.left_out.items()), *case.notes],
                 "labelled": case.label is not None,
                 "slices": source.slices(case, asked),
             }

@@ -286,9 +286,10 @@
     await show();
   }
 
-  function contents({ modalities, missing, labelled }) {
+  function contents({ modalities, missing, labelled, told }) {
     const absent = missing.length ? `missing: ${missing.join(', ')}` : 'none missing';
-    return `Used: ${modalities.join(', ')}; ${absent}. ${labelled ? 'Labelled.' : 'No label yet.'}`;
+    const used = `Used: ${modalities.join(', ')}; ${absent}. ${labelled ? 'Labelled.' : 'No label yet.'}`;
+    return [used, ...told].join('\n');
   }
 
   /** A study may open on a localizer: show the case's reference series instead, once. */
@@ -336,7 +337,7 @@
     const dark = 'background:#041c4a;color:white;border:1px solid #0a69b9;border-radius:4px;margin:2px';
     const made = {
       series: make('div', { 'data-maml': 'series', style: 'overflow-wrap:anywhere' }),
-      state: make('div', { 'data-maml': 'state' }),
+      state: make('div', { 'data-maml': 'state', style: 'white-space:pre-line' }),
       label: make(
         'select',
         { 'data-maml': 'label', 'aria-label': 'Label to draw', style: dark, change: chooseLabel },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maml_app.cases.series import Series, assign
+from maml_app.cases.assigning import assign
+from maml_app.cases.series import Series
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.stores.choice import shipped_tasks
 

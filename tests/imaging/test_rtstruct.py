@@ -1,6 +1,8 @@
-"""Contours as label maps."""
+"""Contours as masks."""
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 import pydicom
@@ -11,21 +13,34 @@ from maml_app.cases.case import FileRef
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
 from maml_app.imaging.dicom import TO_RAS
+from maml_app.imaging.drawing import Piece, label_map, named, newest, wanted
 from maml_app.imaging.files import read_grid, read_label
-from maml_app.imaging.rtstruct import draw_contours, read_rtstruct
+from maml_app.imaging.rtstruct import StructureSet
 from maml_app.imaging.volume import Array, Grid
 from maml_app.stores.choice import shipped_tasks
 from tests.conftest import real
 from tests.imaging.shapes import oblique
 
-BOX = [(2.4, 1.4), (9.6, 1.4), (9.6, 6.6), (2.4, 6.6)]
-HOLE = [(4.4, 2.4), (6.6, 2.4), (6.6, 4.6), (4.4, 4.6)]
+Points = list[tuple[float, float]]
+BOX: Points = [(2.4, 1.4), (9.6, 1.4), (9.6, 6.6), (2.4, 6.6)]  # voxels 3 to 9, 2 to 6
+HOLE: Points = [(4.4, 2.4), (6.6, 2.4), (6.6, 4.6), (4.4, 4.6)]  # voxels 5 and 6, 3 and 4
+ISLAND: Points = [(4.4, 2.4), (5.6, 2.4), (5.6, 3.6), (4.4, 3.6)]  # voxel 5, 3
+LEFT: Points = [(2.4, 1.4), (6.6, 1.4), (6.6, 6.6), (2.4, 6.6)]
+RIGHT: Points = [(5.4, 1.4), (9.6, 1.4), (9.6, 6.6), (5.4, 6.6)]  # overlaps LEFT
+KEYHOLE: Points = [
+    *[(2.4, 1.4), (9.6, 1.4), (9.6, 6.6), (2.4, 6.6), (2.4, 3.0), (4.4, 3.0), (4.4, 4.6), (6.6, 4.6), (6.6, 2.4)],
+    *[(4.4, 2.4), (4.4, 3.0), (2.4, 3.0)],
+]
+GRID = oblique((14, 9, 8), (1.2, 1.7, 3.1), seed=4)
 
 
-def structure_set(grid: Grid, regions: dict[str, list[tuple[list[tuple[float, float]], float]]]) -> Dataset:
-    """Contours given in voxels (column, row) and slice."""
+def structure_set(
+    grid: Grid, regions: dict[str, list[tuple[Points, float]]], kind: str = "CLOSED_PLANAR", instance: str = "1.2.3"
+) -> Dataset:
+    """Contours given in voxels (column, row) and slice; a name may be followed by `/` and anything, to be repeated."""
     file, reference, study, series = Dataset(), Dataset(), Dataset(), Dataset()
-    file.Modality, file.SOPInstanceUID = "RTSTRUCT", "1.2.3"
+    file.Modality, file.SOPInstanceUID = "RTSTRUCT", instance
+    file.StructureSetDate, file.StructureSetTime = "20240201", "120000"
     series.SeriesInstanceUID, reference.FrameOfReferenceUID = "1.2.4", "1.2.5"
     study.RTReferencedSeriesSequence, reference.RTReferencedStudySequence = [series], [study]
     file.ReferencedFrameOfReferenceSequence = [reference]
@@ -33,11 +48,11 @@ def structure_set(grid: Grid, regions: dict[str, list[tuple[list[tuple[float, fl
     to_mm = TO_RAS @ grid.affine
     for number, (name, contours) in enumerate(regions.items(), start=1):
         roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = number, name
+        roi.ROINumber, roi.ROIName = number, name.split("/")[0]
         drawn.ReferencedROINumber, drawn.ContourSequence = number, []
         for points, plane in contours:
             contour = Dataset()
-            contour.ContourGeometricType = "CLOSED_PLANAR"
+            contour.ContourGeometricType = kind
             index = np.array([(column, row, plane) for column, row in points])
             places = index @ to_mm[:3, :3].T + to_mm[:3, 3]
             contour.ContourData = [f"{value:.6f}"[:16] for value in places.ravel()]
@@ -47,56 +62,153 @@ def structure_set(grid: Grid, regions: dict[str, list[tuple[list[tuple[float, fl
     return file
 
 
-def truth(grid: Grid, plane: int, hole: bool) -> Array:
-    label = np.zeros(grid.shape, np.uint8)
-    label[3:10, 2:7, plane] = 1
-    if hole:
-        label[5:7, 3:5, plane] = 0
-    return label
+def box(*planes: int, hole: bool = False, island: bool = False) -> Array:
+    mask = np.zeros(GRID.shape, bool)
+    for plane in planes:
+        mask[3:10, 2:7, plane] = True
+        if hole:
+            mask[5:7, 3:5, plane] = False
+        if island:
+            mask[5, 3, plane] = True
+    return mask
 
 
-def test_contours_on_an_oblique_grid_with_a_hole(spec: TaskSpec) -> None:
-    grid = oblique((14, 9, 6), (1.2, 1.7, 3.1), seed=4)
-    file = structure_set(grid, {"Organ": [(BOX, 2), (HOLE, 2), (BOX, 4)]})
-    contours = read_rtstruct(file)
-    assert (contours.series, contours.frame) == ("1.2.4", "1.2.5")
-    expected = truth(grid, 2, hole=True) + truth(grid, 4, hole=False)
-    np.testing.assert_array_equal(draw_contours(contours, grid, spec), expected)
+XOR = "CLOSEDPLANAR_XOR"
+SHAPES = [
+    ("one contour", {"a": [(BOX, 2)]}, "CLOSED_PLANAR", box(2)),
+    ("a hole", {"a": [(BOX, 2), (HOLE, 2)]}, "CLOSED_PLANAR", box(2, hole=True)),
+    ("a hole, listed first", {"a": [(HOLE, 2), (BOX, 2)]}, "CLOSED_PLANAR", box(2, hole=True)),
+    ("an island in a hole", {"a": [(BOX, 2), (HOLE, 2), (ISLAND, 2)]}, "CLOSED_PLANAR", box(2, hole=True, island=True)),
+    ("a contour twice", {"a": [(BOX, 2), (BOX, 2)]}, "CLOSED_PLANAR", box(2)),
+    ("contours that overlap", {"a": [(LEFT, 2), (RIGHT, 2)]}, "CLOSED_PLANAR", box(2)),
+    ("a keyhole", {"a": [(KEYHOLE, 2)]}, "CLOSED_PLANAR", box(2, hole=True)),
+    ("exclusive or", {"a": [(BOX, 2), (HOLE, 2)]}, XOR, box(2, hole=True)),
+    ("exclusive or of one contour twice", {"a": [(BOX, 2), (BOX, 2), (BOX, 3)]}, XOR, box(3)),
+    ("two regions of one name", {"a/1": [(BOX, 2)], "a/2": [(BOX, 2), (BOX, 3)]}, "CLOSED_PLANAR", box(2, 3)),
+    ("a hole of another region", {"a/1": [(BOX, 2)], "a/2": [(HOLE, 2)]}, "CLOSED_PLANAR", box(2)),
+    ("two points beside", {"a": [(BOX, 2), (BOX[:2], 5)]}, "CLOSED_PLANAR", box(2)),
+]
 
 
-def test_regions_are_chosen_by_name_and_the_later_label_wins(spec: TaskSpec) -> None:
-    grid = oblique((14, 9, 6), (1.2, 1.7, 3.1), seed=4)
-    contours = read_rtstruct(structure_set(grid, {"GTV_1": [(HOLE, 2)], "organ": [(BOX, 2)], "Couch": [(BOX, 1)]}))
-    label = draw_contours(contours, grid, spec, {"gtv*": "lesion"})
-    expected = truth(grid, 2, hole=False)
-    expected[5:7, 3:5, 2] = 2
-    np.testing.assert_array_equal(label, expected)
+@pytest.mark.parametrize(("regions", "kind", "expected"), [one[1:] for one in SHAPES], ids=[one[0] for one in SHAPES])
+def test_contours_on_an_oblique_grid(
+    regions: dict[str, list[tuple[Points, float]]], kind: str, expected: Array
+) -> None:
+    drawn = StructureSet(structure_set(GRID, regions, kind))
+    assert drawn.regions == ["a"]
+    assert (drawn.origin.series, drawn.origin.frame, drawn.origin.written) == (("1.2.4",), "1.2.5", "20240201120000")
+    mask, notes = drawn.mask("a", GRID)
+    np.testing.assert_array_equal(mask, expected)
+    assert notes == ()
 
 
-def test_what_cannot_be_drawn_is_told(spec: TaskSpec) -> None:
-    grid = oblique((14, 9, 6), (1.2, 1.7, 3.1), seed=4)
-    with pytest.raises(LabelError, match=r"region named like one of \['organ', 'lesion'\], got \['Couch'\].*--region"):
-        draw_contours(read_rtstruct(structure_set(grid, {"Couch": [(BOX, 1)]})), grid, spec)
-    with pytest.raises(LabelError, match="one region a label, got 'organ' and 'ORGAN'"):
-        draw_contours(read_rtstruct(structure_set(grid, {"organ": [(BOX, 1)], "ORGAN": [(BOX, 2)]})), grid, spec)
-    with pytest.raises(LabelError, match=r"planes of the slices, got one at slice 1\.50 to 1\.50"):
-        draw_contours(read_rtstruct(structure_set(grid, {"organ": [(BOX, 1.5)]})), grid, spec)
-    with pytest.raises(LabelError, match="inside the series, got slice 9"):
-        draw_contours(read_rtstruct(structure_set(grid, {"organ": [(BOX, 9)]})), grid, spec)
-    opened = structure_set(grid, {"organ": [(BOX, 1)]})
-    opened.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "OPEN_PLANAR"
-    with pytest.raises(LabelError, match="closed planar contours, got OPEN_PLANAR"):
-        read_rtstruct(opened)
-    opened.Modality = "CT"
+REFUSED = [
+    ({"a": [(BOX, 1.5)]}, "CLOSED_PLANAR", r"planes of the slices, got one at slice 1\.50 to 1\.50"),
+    ({"a": [(BOX, 9)]}, "CLOSED_PLANAR", "inside the series, got slice 9"),
+    ({"a": [(BOX, 1)]}, "OPEN_PLANAR", "closed planar contours, got OPEN_PLANAR"),
+    ({"a": [(BOX, 1), (BOX, 3), (BOX, 5)]}, "CLOSED_PLANAR", "every slice, got them on slices 2, 4, 6 of 8"),
+    ({"a": [(BOX, 0), (BOX, 3), (BOX, 6)]}, "CLOSED_PLANAR", "every slice, got them on slices 1, 4, 7 of 8"),
+]
+
+
+@pytest.mark.parametrize(("regions", "kind", "message"), REFUSED)
+def test_what_cannot_be_drawn_is_told_and_only_if_it_is_asked_for(
+    regions: dict[str, list[tuple[Points, float]]], kind: str, message: str
+) -> None:
+    file = structure_set(GRID, {"b": [(BOX, 1)]})
+    other = structure_set(GRID, regions, kind)
+    other.ROIContourSequence[0].ReferencedROINumber = other.StructureSetROISequence[0].ROINumber = 2
+    file.ROIContourSequence.append(other.ROIContourSequence[0])
+    file.StructureSetROISequence.append(other.StructureSetROISequence[0])
+    drawn = StructureSet(file)
+    assert drawn.mask("b", GRID)[0].any()
+    with pytest.raises(LabelError, match=message):
+        drawn.mask("a", GRID)
+
+
+def test_a_slice_without_a_contour_is_told_and_findings_apart_are_not() -> None:
+    one_lacks = StructureSet(structure_set(GRID, {"a": [(BOX, place) for place in (0, 1, 2, 4, 5)]}))
+    assert "no contour on slice 4" in one_lacks.mask("a", GRID)[1][0]
+    corner = [(9.6, 6.6), (12.6, 6.6), (12.6, 7.6), (9.6, 7.6)]
+    apart = StructureSet(structure_set(GRID, {"a": [(BOX, 0), (corner, 3), (BOX, 6)]}))
+    assert apart.mask("a", GRID)[1] == ()
+
+
+def test_what_is_no_structure_set_is_refused() -> None:
+    file = structure_set(GRID, {})
+    file.Modality = "CT"
     with pytest.raises(LabelError, match="expected Modality RTSTRUCT, got CT"):
-        read_rtstruct(opened)
+        StructureSet(file)
+
+
+NAMES = [
+    ("GTV*", "GTV_1", True),
+    ("gtv*", " GTV_1 ", True),
+    ("*gtv", "old GTV", True),
+    ("GTV", "GTV_1", False),
+    ("GTV[1]", "GTV[1]", True),
+    ("GTV[1]", "GTV1", False),
+    ("GTV?", "GTV1", False),
+    ("GTV (old)", "GTV (old)", True),
+    ("Опухоль*", "опухоль 1", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "region", "fits"), NAMES)
+def test_names_are_literal_but_for_the_star(pattern: str, region: str, fits: bool) -> None:
+    assert named(region, {pattern: "lesion"}) == ("lesion" if fits else "")
+
+
+def pieces(spec: TaskSpec, names: dict[str, str], *files: Dataset) -> list[Piece]:
+    drawn = [StructureSet(file) for file in files]
+    return [Piece(one, name, value) for one in drawn for name, value in wanted(one, spec, names).items()]
+
+
+def test_regions_of_a_label_are_united_and_the_later_label_wins(spec: TaskSpec) -> None:
+    regions: dict[str, list[tuple[Points, float]]] = {
+        "GTV_1": [(HOLE, 2)],
+        "GTV_2": [(HOLE, 4)],
+        "organ": [(BOX, 2)],
+        "Couch": [(BOX, 1)],
+    }
+    label, notes = label_map(pieces(spec, {"gtv*": "lesion"}, structure_set(GRID, regions)), GRID, spec)
+    expected = box(2).astype(np.uint8)
+    expected[5:7, 3:5, 2] = expected[5:7, 3:5, 4] = 2
+    np.testing.assert_array_equal(label, expected)
+    assert notes == ["4 voxels are of two labels: lesion wins"]
+
+
+def test_an_empty_label_is_never_made_of_contours(spec: TaskSpec) -> None:
+    between = [(4.1, 2.1), (4.4, 2.1), (4.4, 2.4)]
+    with pytest.raises(LabelError, match=r"got none: 'organ' of RTSTRUCT 1\.2\.3 holds no voxel"):
+        label_map(pieces(spec, {}, structure_set(GRID, {"organ": [(between, 2)]})), GRID, spec)
+    some = structure_set(GRID, {"organ": [(between, 2)], "lesion": [(BOX, 2)]})
+    assert label_map(pieces(spec, {}, some), GRID, spec)[1] == ["'organ' of RTSTRUCT 1.2.3 holds no voxel"]
+
+
+def test_of_one_region_in_two_objects_the_newest_is_taken(spec: TaskSpec) -> None:
+    old = structure_set(GRID, {"organ": [(BOX, 1)], "lesion": [(HOLE, 1)]}, instance="1.1")
+    new = structure_set(GRID, {"ORGAN": [(BOX, 2)]}, instance="1.2")
+    new.StructureSetDate = "20240301"
+    kept, notes = newest(pieces(spec, {}, new, old))
+    assert [(one.region, one.drawing.origin.instance) for one in kept] == [("ORGAN", "1.2"), ("lesion", "1.1")]
+    assert notes == [
+        "'organ' of RTSTRUCT 1.1 is older and not taken",
+        "'lesion' of RTSTRUCT 1.1 is taken from an object that others replace in part",
+    ]
+    same = copy.deepcopy(new)
+    same.SOPInstanceUID = "1.3"
+    with pytest.raises(
+        LabelError, match=r"got 'ORGAN' of RTSTRUCT 1\.2 and 'ORGAN' of RTSTRUCT 1\.3, both of 20240301"
+    ):
+        newest(pieces(spec, {}, new, same))
 
 
 @pytest.mark.parametrize(("series", "name"), [("CT", "ct"), ("MR_T1", "mr_t1"), ("PET", "pet")])
 def test_real_contours_agree_with_the_reference_masks(series: str, name: str) -> None:
     spec = load_task(shipped_tasks()["sarcoma_pet_ct_mr"])
-    contours = read_rtstruct(pydicom.dcmread(real("sts_dicom_rtstruct") / "STS_002" / series / "RS.dcm"))
+    file = pydicom.dcmread(real("sts_dicom_rtstruct") / "STS_002" / series / "RS.dcm")
     grid = read_grid(FileRef(real("sts_native") / "STS_002" / f"{name}.nii.gz"))
-    label = draw_contours(contours, grid, spec, {"GTV*": "tumour"})
+    label, _ = label_map(pieces(spec, {"GTV*": "tumour"}, file), grid, spec)
     expected = read_label(real("sts_native") / "STS_002" / f"label_{name}.nii.gz").voxels
     assert 2 * (label & expected).sum() / (label.sum() + expected.sum()) >= 0.97

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from pydicom.uid import generate_uid
 
 from maml_app.cases.series import Verdict
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ArchiveError, CaseError, ImageError
+from maml_app.errors import ArchiveError, CaseError
+from maml_app.imaging.check import inspect
+from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.seg import write_seg
 from maml_app.phantom.dicom import make_study, truth_on, write_series
 from maml_app.stores.dicomweb import DicomWebStore
 from tests.harness.orthanc import Orthanc
@@ -77,14 +81,24 @@ def test_any_series_of_a_case_may_be_asked_for(store: DicomWebStore, archive: Ar
             store.resolve(unknown)
 
 
-def test_what_is_wrong_with_a_series_is_told_when_it_is_read(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
+def test_a_series_that_is_no_volume_is_left_out_of_its_case_and_told(
+    archive: Archive, spec: TaskSpec, tmp_path: Path
+) -> None:
     store = opened(archive.url, spec, tmp_path / "cache")
     study, _ = make_study(spec, 10, 0, 24)
+    order = stack(study.series["ct"])
+    drawn = write_seg(np.zeros(order.grid.shape, np.uint8), order, study.series["ct"], spec, "MANUAL", 1)
     gap = study.series["ct"].pop(3)
-    archive.orthanc.add(study.instances())
+    archive.orthanc.add([*study.instances(), drawn])
     case = store.case(str(gap.StudyInstanceUID))
-    with pytest.raises(ImageError, match=r"series .* \(#2 ct\): expected a slice every .* 1 missing"):
-        read_image(case.images["ct"])
+    assert set(case.images) == {"pet", "mr_t1"}
+    assert re.search(r"series .* \(#2 ct\): expected a slice every .* 1 missing", case.left_out["ct"])
+    assert case.left_out["ct"] in " ".join(inspect(case, spec).problems)
+    assert case.label is not None
+    assert re.search(r"drawn on series .*, which cannot be used: expected a slice every", case.label.problem)
+    assert inspect(case, spec).label == "unusable"
+    with pytest.raises(CaseError, match=r"cannot be segmented: expected a slice every .* 1 missing"):
+        store.resolve(str(gap.SeriesInstanceUID))
     # the slice arrives: the same server takes the whole series
     archive.orthanc.add([gap])
     assert read_grid(store.case(case.id).images["ct"]).shape[2] == len(study.series["ct"]) + 1

@@ -196,8 +196,9 @@ def test_run_correct_save_train(page: Page, running: Running, tmp_path: Path) ->
     # the SEG in the archive is what was on the screen
     stored = requests.get(f"{client._server_url}/datastore/", timeout=60, params={"output": "all"}).json()
     case = next(name for name in stored["objects"] if name.startswith(archive.study_uid(4)))
+    label = stored["objects"][case]["labels"]["final"]["info"]["id"]
     answer = requests.get(
-        f"{client._server_url}/datastore/label", {"label": f"{case}@final-0001", "tag": "final"}, timeout=60
+        f"{client._server_url}/datastore/label", {"label": f"{case}@{label}", "tag": "final"}, timeout=60
     )
     (tmp_path / "label.nii.gz").write_bytes(answer.content)
     assert_same(on_server(running, ct, read_label(tmp_path / "label.nii.gz").voxels), erased)
