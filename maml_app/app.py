@@ -30,6 +30,7 @@ from maml_app.tasks.scoring import ScoreCases
 from maml_app.tasks.strategy import RankedCase
 from maml_app.tasks.train import TrainEnsemble
 from maml_app.tasks.viewer import add_routes, guard
+from maml_app.version import VERSION
 from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class MamlApp(MONAILabelApp):
             conf=conf,
             name=f"MAML - {self.spec.name}",
             description=self.spec.description or self.spec.title,
-            version="0.1",
+            version=VERSION,
             labels=[label.name for label in self.spec.labels],
         )
 

@@ -1,5 +1,7 @@
+import importlib.util
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+if importlib.util.find_spec("maml_app") is None:  # in a checkout that is not installed
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from maml_app.app import MamlApp  # noqa: F401

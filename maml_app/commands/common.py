@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,13 +20,17 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError
 from maml_app.stores.choice import choose_task, open_studies
 
-out = Console()
+# what is piped has the width that it needs: a table that wraps at 80 columns is nobody's input
+PIPED_WIDTH = 1000
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
+bars = Console(stderr=True)
 
 Studies = Annotated[str, typer.Option(help="folder of NIfTI studies, a MONAI datalist JSON, or a DICOMweb address")]
 TaskOption = Annotated[
     str, typer.Option(help="a shipped task's name or a path to a task.yaml; without it the one that fits the studies")
 ]
 Cases = Annotated[str, typer.Option(help="only these cases: ids with commas between, or @FILE with one id a line")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts, and nothing else")]
 Device = Annotated[str, typer.Option(help="cuda, cuda:1, cpu; without it the GPU if there is one")]
 
 
@@ -54,6 +61,11 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     return [known[case_id] for case_id in wanted]
 
 
+def print_json(content: Any) -> None:
+    """The answer for a script."""
+    typer.echo(json.dumps(content, indent=1))
+
+
 def tell_unused(case_id: str, reason: str) -> None:
     """A case that cannot be used, told in the log."""
     out.print(f"{case_id} is not used: {reason}", soft_wrap=True, markup=False, style="red")
@@ -65,7 +77,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar; the function it gives is called with each case's id."""
-    with Progress(*COLUMNS, console=out) as progress:
+    with Progress(*COLUMNS, console=bars, disable=out.quiet) as progress:
         task = progress.add_task(title, total=total)
 
         def tick(case_id: str) -> None:

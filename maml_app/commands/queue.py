@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, progress_bar
+from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, out, print_json, progress_bar
 from maml_app.commands.models import DEFAULT_MODELS
 from maml_app.errors import MamlError, ModelError
 
@@ -21,6 +22,7 @@ def queue(
     ] = DEFAULT_MODELS,
     strategy: Annotated[str, typer.Option(help="maml, disagreement, entropy, diverse, foreground_random, …")] = "maml",
     score: Annotated[bool, typer.Option("--score", help="first score the cases that have no score yet")] = False,
+    as_json: Json = False,
     device: Device = "",
     ray: Annotated[
         str, typer.Option(help="score on a Ray cluster: its address, or `local` for the cores or GPUs of this machine")
@@ -62,10 +64,14 @@ def queue(
     waiting = [case for case in cases if case.label is None]
     labelled = [case for case in cases if case.label is not None]
     scores = store.best(registry.history(), [case.id for case in waiting])
-    versions = sorted({one.version for one in scores.values()})
+    versions = sorted({score.version for score in scores.values()})
+    ranked = rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled)))
+    if as_json:
+        print_json({"strategy": strategy, "labelled": len(labelled), "queue": [asdict(case) for case in ranked]})
+        return
     table = Table(title=f"{len(waiting)} waiting, {len(labelled)} labelled; {strategy}, scores of {versions or 'none'}")
     for heading in ("", "case", "score", "reason"):
         table.add_column(heading, overflow="fold")
-    for one in rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled))):
-        table.add_row(str(one.place), one.case, "–" if one.value is None else f"{one.value:.3f}", one.reason)
+    for case in ranked:
+        table.add_row(str(case.place), case.case, "–" if case.value is None else f"{case.value:.3f}", case.reason)
     out.print(table)

@@ -108,7 +108,7 @@ def _uid(header: Dataset, keyword: str) -> str:
 def _thickness(header: Dataset, order: Stack) -> float:
     """SliceThickness, mm; where it is empty or none, the distance of slices."""
     try:
-        value = float(attribute(header, 0, "SliceThickness"))  # type: ignore[arg-type]
+        value = float(attribute(header, 0, "SliceThickness"))
     except (TypeError, ValueError):
         value = 0.0
     step = abs(float((order.slices[-1].position_mm - order.slices[0].position_mm) @ order.slices[0].normal))

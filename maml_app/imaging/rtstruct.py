@@ -138,7 +138,7 @@ def _on_plane(contour: Contour, grid: Grid, where: str) -> tuple[int, Array]:
 
 def _filled(shape: tuple[int, int], polygons: Sequence[tuple[str, Array]]) -> Array:
     """Which pixel centres lie inside the contours (N, 2) of one ROI in one plane."""
-    drawn = [(kind, np.asarray(grid_points_in_poly(shape, one, binarize=True))) for kind, one in polygons]  # type: ignore[no-untyped-call]
+    drawn = [(kind, np.asarray(grid_points_in_poly(shape, one, binarize=True))) for kind, one in polygons]
     combined = np.logical_xor.reduce([np.zeros(shape, bool), *(mask for kind, mask in drawn if kind in XOR)])
     distinct: list[Array] = []
     for mask in sorted((mask for kind, mask in drawn if kind not in XOR), key=lambda mask: -int(mask.sum())):

@@ -50,9 +50,9 @@ def export_torchscript(path: Path, network: SegmentationNetwork, modalities: int
     everything = torch.ones(1, modalities, dtype=torch.bool)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing says of every shape that it becomes a constant: that is wanted
-        traced = torch.jit.trace(_AllExperts(network), (example, everything), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path))  # type: ignore[no-untyped-call]
-        again = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(_AllExperts(network), (example, everything), check_trace=False)
+        torch.jit.save(traced, str(path))
+        again = torch.jit.load(str(path))
         for chosen in product((False, True), repeat=modalities):
             presence = torch.tensor([chosen])
             if not presence.any():

@@ -20,7 +20,9 @@ from maml_app.stores.layouts import read_cases
 if TYPE_CHECKING:
     from maml_app.stores.dicomweb import DicomWebStore
 
-APPS = Path(__file__).resolve().parents[2] / "apps"
+PACKAGE = Path(__file__).resolve().parents[1]
+# inside the package where it is installed, beside it in a checkout
+APPS = next(folder for folder in (PACKAGE / "apps", PACKAGE.parent / "apps") if folder.is_dir())
 
 
 def shipped_tasks() -> dict[str, Path]:

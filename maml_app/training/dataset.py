@@ -144,7 +144,7 @@ def _build(case: Case, spec: TaskSpec, target: Path) -> None:
         np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
         np.save(part / "label.npy", label)
         (part / LEFT_OUT).write_text(json.dumps(dict(prepared.left_out)), encoding="utf-8")
-        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)  # type: ignore[arg-type]
+        np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)
         try:
             part.rename(target)
         except OSError:

@@ -89,13 +89,13 @@ class Run:
             below[0].legend(fontsize="small")
         axes.legend()
         write_atomically(self.folder / "curves.png", lambda part: figure.savefig(part, format="png", dpi=100))
-        with SummaryWriter(str(self.folder)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(self.folder)) as writer:
             for step, losses in self._points:
                 for name, value in losses.items():
-                    writer.add_scalar(f"loss/{name}", value, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"loss/{name}", value, step)
             for step, scores in self._scores:
                 for name, value in scores.items():
-                    writer.add_scalar(f"dice/{name}", value, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"dice/{name}", value, step)
 
     def _append(self, name: str, text: str) -> None:
         # a full disk must not stop a training that needs no more of it
