@@ -11,11 +11,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from maml_app.errors import GridError
-from maml_app.imaging.volume import Array, Grid
+from maml_app.imaging.volume import Grid
 
 DISAGREE_VOX = 0.5  # qform and sform may differ by so much: the qform's rotation is rounded to float32
+UNITS = {1: "metre", 3: "micron"}
 FINEST_MM, COARSEST_MM, LARGEST_MM = 0.05, 50.0, 3000.0
 REWRITE = "write the file again with one right affine, qform and sform alike, in mm"
 
@@ -39,15 +41,19 @@ def placed_grid(image: Any, shape: tuple[int, int, int]) -> Grid:
 
 def _check_header(image: Any, shape: tuple[int, int, int]) -> None:
     header = image.header
-    units = header.get_xyzt_units()[0]
-    if units not in ("mm", "unknown"):
-        raise GridError(f"expected millimetres, got the unit {units}")
+    unit = int(header["xyzt_units"]) % 8  # the lowest three bits are of space
+    if unit not in (0, 2):
+        raise GridError(f"expected millimetres, got the unit {UNITS.get(unit, f'number {unit}')}")
     qform, sform = int(header["qform_code"]), int(header["sform_code"])
     if qform <= 0 and sform <= 0:
         raise GridError("expected a qform or sform that places the image, got neither: left and right cannot be told")
     if qform > 0 and sform > 0:
-        _check_agreement(header.get_qform(coded=False), header.get_sform(coded=False), shape, (qform, sform))
-    stated, meant = np.array(header.get_zooms()[:3]), np.linalg.norm(image.affine[:3, :3], axis=0)
+        try:
+            by_qform = Grid(shape, header.get_qform(coded=False))
+        except (GridError, HeaderDataError) as error:
+            raise GridError(f"the qform (code {qform}) is wrong: {error}") from None
+        _check_agreement(by_qform, Grid(shape, header.get_sform(coded=False)), (qform, sform))
+    stated, meant = np.abs(header["pixdim"][1:4]), np.linalg.norm(image.affine[:3, :3], axis=0)
     if not np.allclose(stated, meant, rtol=0.01):
         raise GridError(
             f"expected pixdim and affine to agree, got {stated.round(4).tolist()} mm by pixdim, as Slicer sees "
@@ -55,12 +61,7 @@ def _check_header(image: Any, shape: tuple[int, int, int]) -> None:
         )
 
 
-def _check_agreement(qform: Array, sform: Array, shape: tuple[int, int, int], codes: tuple[int, int]) -> None:
-    by_sform = Grid(shape, sform)
-    try:
-        by_qform = Grid(shape, qform)
-    except GridError as error:
-        raise GridError(f"the qform (code {codes[0]}) is wrong: {error}") from None
+def _check_agreement(by_qform: Grid, by_sform: Grid, codes: tuple[int, int]) -> None:
     apart = by_qform.apart_mm(by_sform)
     if apart > DISAGREE_VOX * min(*by_qform.spacing_mm, *by_sform.spacing_mm):
         raise GridError(

@@ -9,6 +9,7 @@ from maml_app.cases.spec import OWN, TaskSpec
 from maml_app.errors import GridError, LabelError, MamlError
 from maml_app.imaging.files import read_grid, read_image, read_label
 from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.reading import grids_in_place
 from maml_app.imaging.volume import Array, Grid, Volume
 
 LARGE = 0.08  # of all voxels: a label beyond this is compared with what the MR images show
@@ -100,13 +101,11 @@ def stated_label(case: Case) -> LabelRef:
 
 def _check_place(case: Case, where: str, label: Volume, spec: TaskSpec) -> None:
     """Refuse a label that lies on no grid of the case's images, or covers all that one of them shows."""
-    grids: dict[str, Grid] = {}
-    for name in case.grids:
-        try:
-            grids[name] = read_grid(case.grids[name])
-        except MamlError:
-            continue  # what cannot be read is told of the image
-    on = [name for name, grid in grids.items() if grid.same_as(label.grid) or grid.same_voxels_as(label.grid)]
+    grids = grids_in_place(case, spec)
+    on = [name for name, grid in grids.items() if _is_on(label.grid, grid)]
+    if not on:
+        grids |= _others(case)
+        on = [name for name, grid in grids.items() if _is_on(label.grid, grid)]
     if grids and not on:
         raise LabelError(f"{where}: {off_grid(label.grid, grids)}")
     share = np.count_nonzero(label.voxels) / label.voxels.size
@@ -126,6 +125,21 @@ def _check_place(case: Case, where: str, label: Volume, spec: TaskSpec) -> None:
                 f"{where}: it covers {covered:.0%} of all that {name} shows: is it a mask of the brain, or of tissues, "
                 "and not a label?"
             )
+
+
+def _is_on(label: Grid, image: Grid) -> bool:
+    return image.same_as(label) or image.same_voxels_as(label)
+
+
+def _others(case: Case) -> dict[str, Grid]:
+    """The grids of the series of a case that are no modality of the task; what cannot be read is left out."""
+    grids = {}
+    for name, ref in case.others.items():
+        try:
+            grids[name] = read_grid(ref)
+        except MamlError:
+            continue
+    return grids
 
 
 def off_grid(grid: Grid, grids: dict[str, Grid]) -> str:

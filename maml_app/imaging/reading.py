@@ -57,12 +57,18 @@ def readable_frame(case: Case, spec: TaskSpec) -> str:
     Raises:
         ImageError: there is none; the message has each reason.
     """
-    grids, broken = _grids(case, spec)
-    apart = _apart(grids)
-    for name in grids:
-        if name not in apart:
-            return name
+    in_place = grids_in_place(case, spec)
+    if in_place:
+        return next(iter(in_place))
+    _, broken = _grids(case, spec)
     raise ImageError(no_image(case, {**case.left_out, **broken}))
+
+
+def grids_in_place(case: Case, spec: TaskSpec) -> dict[str, Grid]:
+    """The grids of the images that can be used, as far as the headers tell, by modality in the order of preference."""
+    grids, _ = _grids(case, spec)
+    apart = _apart(grids)
+    return {name: grid for name, grid in grids.items() if name not in apart}
 
 
 def no_image(case: Case, left_out: dict[str, str]) -> str:
