@@ -1,7 +1,7 @@
 """Several clients at a time, in a mix of OHIF's and 3D Slicer's calls, while inference and a training run.
 
-Everything is on this machine: Orthanc, the server, the clients. Beside each figure stands the same call with nobody else
-there, so that the machine's own noise can be seen.
+Everything is on this machine: Orthanc, the server, the clients. Beside each figure stands the same call with nobody
+else there, so that the noise of the machine can be seen.
 """
 
 from __future__ import annotations
