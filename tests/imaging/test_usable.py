@@ -90,7 +90,7 @@ def test_an_affine_that_is_no_number_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[280:296] = np.full(4, np.nan, "<f4").tobytes()  # srow_x
     path.write_bytes(content)
-    with pytest.raises((GridError, ImageError), match="i.nii: expected"):
+    with pytest.raises((GridError, ImageError), match=r"i\.nii: expected"):
         read_grid(FileRef(path))
 
 
