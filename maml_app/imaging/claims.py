@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from maml_app.errors import ImageError
@@ -16,6 +17,16 @@ NIFTI_1, NIFTI_2 = 348, 540  # sizeof_hdr
 # datatype codes of numbers, with bytes a voxel (nifti1.h, DT_*)
 NUMBERS = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 LONGEST_EXTENSION = 64_000_000  # bytes between header and voxels
+SPARE = 1_000_000  # bytes after the voxels, as some programs leave
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a NIfTI header says: the shape, where the voxels begin, and how many bytes each takes."""
+
+    shape: tuple[int, ...]
+    offset: int
+    voxel_bytes: int
 
 
 def claimed_shape(path: Path) -> tuple[int, ...]:
@@ -34,7 +45,32 @@ def claimed_shape(path: Path) -> tuple[int, ...]:
 
 def nifti_shape(path: Path) -> tuple[int, ...]:
     """The shape that a NIfTI file claims. Raises ImageError as `claimed_shape`."""
-    return _checked(path, _start(path))
+    return _checked(path, _start(path)).shape
+
+
+def unpacked(path: Path) -> bytes:
+    """The content of a NIfTI file in gzip, to its end, where the checksum (RFC 1952) tells damaged voxels.
+
+    No more is unpacked than the header claims.
+
+    Raises:
+        ImageError: it is truncated or damaged, or holds more than it claims.
+    """
+    claim = _checked(path, _start(path))
+    most = claim.offset + math.prod(claim.shape) * claim.voxel_bytes + SPARE
+    packed, content = path.read_bytes(), bytearray()
+    try:
+        while packed[:2] == b"\x1f\x8b":
+            member = zlib.decompressobj(wbits=31)
+            content += member.decompress(packed, most + 1 - len(content))
+            if len(content) > most:
+                raise ImageError(f"{path}: expected {' x '.join(map(str, claim.shape))} voxels, got more than that")
+            if not member.eof:
+                raise EOFError("the file ends too early")
+            packed = member.unused_data
+    except (EOFError, zlib.error) as error:
+        raise ImageError(f"{path}: expected a whole gzip file, got a truncated or damaged one ({error})") from None
+    return bytes(content)
 
 
 def _start(path: Path) -> bytes:
@@ -50,7 +86,7 @@ def _start(path: Path) -> bytes:
         ) from None
 
 
-def _checked(path: Path, start: bytes) -> tuple[int, ...]:
+def _checked(path: Path, start: bytes) -> _Claim:
     """Fields of nifti1.h and nifti2.h, by their places."""
     for order in "<>":
         if len(start) >= NIFTI_1 and struct.unpack_from(f"{order}i", start)[0] == NIFTI_1:
@@ -76,4 +112,4 @@ def _checked(path: Path, start: bytes) -> tuple[int, ...]:
         wrong = f"the voxels right after the header, got offset {offset:g}"
     if wrong:
         raise ImageError(f"{path.name}: expected {wrong}")
-    return tuple(int(side) for side in sides[1 : sides[0] + 1])
+    return _Claim(tuple(int(side) for side in sides[1 : sides[0] + 1]), int(offset), NUMBERS[kind])

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from maml_app.cases.case import FileRef
 from maml_app.disk import write_atomically
 from maml_app.errors import GridError, ImageError, LabelError
-from maml_app.imaging.claims import nifti_shape
+from maml_app.imaging.claims import nifti_shape, unpacked
 from maml_app.imaging.header import REWRITE, placed_grid
 from maml_app.imaging.nrrd_file import read_nrrd
 from maml_app.imaging.volume import Array, Grid, Volume
@@ -51,19 +51,12 @@ def _open(ref: FileRef) -> Any:
 
 
 def _unpacked(ref: FileRef) -> Any:
-    """The image in a gzip file, read to its end: only there is the checksum (RFC 1952) that tells damaged voxels."""
+    """The image in a gzip file, read to its end, where damage shows."""
     image = _open(ref)  # tells everything that the header shows
     try:
-        packed, parts = ref.local().read_bytes(), []
-        while packed[:2] == b"\x1f\x8b":
-            member = zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(packed))
-            if not member.eof:
-                raise EOFError("the file ends too early")
-            packed = member.unused_data
-        return type(image).from_bytes(b"".join(parts))
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise ImageError(f"{ref.path}: expected a whole gzip file, got a truncated or damaged one ({error})") from None
+        return type(image).from_bytes(unpacked(ref.local()))
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+        raise ImageError(f"{ref.path}: expected a NIfTI file, got something else or a damaged one ({error})") from None
 
 
 def _grid(ref: FileRef, image: Any) -> Grid:

@@ -78,15 +78,26 @@ class RankedCase(Strategy):
     def _held(self, case_id: str, client: str) -> tuple[int, float]:
         """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately."""
         info = self.source.info(case_id)
-        given = [one for one in (info.get("strategy") or {}).values() if isinstance(one, dict) and one.get("ts")]
-        others = [float(one["ts"]) for one in given if str(one.get("client_id") or "") != client]
+        given = _given(info.get("strategy"))
+        others = [when for who, when in given if who != client]
         if time.time() - max(others, default=0.0) < RESERVED_S:
             return 2, max(others)
         # who asks again without saving wants another case
-        postponed = [float(one["ts"]) for one in given if str(one.get("client_id") or "") == client]
-        if info.get("skipped"):
-            postponed.append(float(info["skipped"]))
+        postponed = [when for who, when in [*given, (client, _time(info.get("skipped")))] if who == client and when]
         return (1, max(postponed)) if postponed else (0, 0.0)
+
+
+def _given(notes: object) -> list[tuple[str, float]]:
+    """To whom a case was given, and when; what is damaged in the notes says nothing."""
+    entries = [entry for entry in notes.values() if isinstance(entry, dict)] if isinstance(notes, dict) else []
+    found = [(str(entry.get("client_id") or ""), _time(entry.get("ts"))) for entry in entries]
+    return [(who, when) for who, when in found if when]
+
+
+def _time(value: object) -> float:
+    """Seconds since 1970; 0 for what is no time."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 < value < 1e11 else 0.0  # type: ignore[operator,arg-type]
 
 
 def _count(request: dict[str, Any]) -> int:
