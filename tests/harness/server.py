@@ -35,6 +35,7 @@ class Server:
         app: app folder, relative to the project.
         conf: `--conf` pairs.
         host: address to listen on; None leaves it to the server.
+        ready: what is asked until it is answered.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Server:
         port: int = 0,
         conf: dict[str, str] | None = None,
         host: str | None = "127.0.0.1",
+        ready: str = "/info/",
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
+        self.ready = ready
         self._command = ["monailabel", "start_server", "--app", str(ROOT / app), "--studies"]
         self._command += [str(studies.resolve() if isinstance(studies, Path) else studies), "--port", str(self.port)]
         self._command += ["--host", host] if host else []
@@ -78,7 +81,7 @@ class Server:
             if self._process.poll() is not None:
                 raise ServerError(f"the server ended with code {self._process.returncode}:\n{self.tail()}")
             try:
-                with urllib.request.urlopen(f"{self.url}/info/", timeout=30):
+                with urllib.request.urlopen(f"{self.url}{self.ready}", timeout=30):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
