@@ -60,6 +60,14 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     return [known[case_id] for case_id in wanted]
 
 
+def tell_unused_files(source: CaseSource, cases: str) -> int:
+    """Say which files should have been used and are not, unless `cases` names what is meant; how many lines it took."""
+    wrong = [] if cases else [files for files in source.unused() if files.wrong]
+    for files in wrong:
+        out.print(f"{files.where}: not used: {files.reason}", soft_wrap=True, markup=False, style="red")
+    return len(wrong)
+
+
 def print_json(content: Any) -> None:
     """The answer for a script."""
     typer.echo(json.dumps(content, indent=1))
