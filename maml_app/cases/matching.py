@@ -22,8 +22,8 @@ SIDECARS = {
     ".json", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".md", ".log", ".html", ".pdf", ".bval", ".bvec", ".mat",
 }  # fmt: skip
 ANATOMY = {
-    "brain", "bet", "brainmask", "skull", "head", "face", "body", "tissue", "tissues", "gm", "wm", "csf", "parc", "aparc",
-    "aseg", "wmparc", "parcellation", "synthseg", "ventricle", "ventricles", "hippocampus",
+    "brain", "bet", "brainmask", "skull", "head", "face", "body", "tissue", "tissues", "gm", "wm", "csf", "parc",
+    "aparc", "aseg", "wmparc", "parcellation", "synthseg", "ventricle", "ventricles", "hippocampus",
 }  # fmt: skip
 
 
