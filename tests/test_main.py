@@ -136,6 +136,45 @@ def test_check_fails_on_a_broken_case(toy: Path, tmp_path: Path) -> None:
     assert "got an empty file" in printed
 
 
+def test_wrong_choices_are_refused_before_the_work(toy: Path, tmp_path: Path) -> None:
+    studies, out = tmp_path / "studies", tmp_path / "out"
+    call("phantom", "--out", studies, "--task", toy, "--count", 1, "--size", 20)
+    asked = ("infer", "--studies", studies, "--task", toy, "--model", tmp_path / "none", "--out", out)
+    printed = call(*asked, "--convention", "nope", expect=2)
+    assert "expected a label convention of ['task', 'theirs'], got 'nope'" in printed
+    assert "--grid: expected one of ['ct', 'pet', 'mr_t1'], got 'nope'" in call(*asked, "--grid", "nope", expect=2)
+    for command in (asked, ("train", "--studies", studies, "--task", toy, "--out", out)):
+        printed = call(*command, "--device", "cuda:7", expect=2)
+        assert "device: expected one of this machine's, cpu" in printed
+        assert "got 'cuda:7'" in printed
+    assert not out.exists()
+
+
+def test_one_bad_part_costs_only_itself_and_the_exit_code_tells(toy: Path, tmp_path: Path) -> None:
+    studies, model, out = tmp_path / "studies", tmp_path / "m.safetensors", tmp_path / "out"
+    call("phantom", "--out", studies, "--task", toy, "--count", 4, "--size", 20)
+    call("train", "--studies", studies, "--task", toy, "--out", model, "--steps", 1)
+    asked = ("infer", "--studies", studies, "--task", toy, "--model", model, "--out", out)
+    call(*asked)
+    (studies / "phantom_000").rename(studies / "Patient 0 (copy)")
+    (studies / "phantom_001" / "pet.nii.gz").write_bytes(b"")
+    (studies / "phantom_002" / "label.nii.gz").write_bytes(b"")
+    whole = [path.name for path in (studies / "Patient 0 (copy)").iterdir()]
+    assert len(whole) >= 3
+    printed = call(*asked, expect=1)
+    assert "Patient 0 (copy)/" in printed
+    assert "not used: case id 'Patient 0 (copy)': expected letters" in printed
+    assert "without pet: " in printed
+    assert "1 segmented without an image that cannot be used: phantom_001" in printed
+    call(*asked, "--cases", "phantom_002")  # nothing is wrong with what was asked for
+    printed = call("train", "--studies", studies, "--task", toy, "--out", model, "--no-validate", expect=1)
+    assert "phantom_002 is not used: " in printed
+    assert "phantom_001 is used without pet: " in printed
+    assert "trained on 2 cases" in printed
+    printed = call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", out, expect=1)
+    assert "1 of 3 labelled cases are not scored: phantom_002" in printed
+
+
 def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:
     plan = Network(head="light", shared_decoder=False, channels=(2, 3), strides=((1, 1, 1), (2, 2, 2)))
     registry = ModelRegistry(tmp_path / "toy")

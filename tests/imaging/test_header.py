@@ -37,8 +37,8 @@ def moved(path: Path) -> None:
     edit(path, (QOFFSET, "f", (20.0,)))
 
 
-def qform_only(path: Path) -> None:
-    edit(path, codes(1, 0), (SFORM, "f", (0.0,) * 12))
+def qform_only(path: Path, *more: tuple[int, str, tuple[float, ...]]) -> None:
+    edit(path, codes(1, 0), (SFORM, "f", (0.0,) * 12), *more)
 
 
 def sform_only(path: Path) -> None:
@@ -63,8 +63,8 @@ def written_again(form: type, big: bool = False) -> Callable[[Path], None]:
         sform_only,
         lambda path: edit(path, (UNITS, "b", (0,))),
         lambda path: edit(path, (UNITS, "b", (10,))),  # mm and seconds
-        lambda path: (qform_only(path), edit(path, (PIXDIM + 12, "f", (-7.0,)))),
-        lambda path: (qform_only(path), edit(path, (PIXDIM, "f", (0.0,)))),
+        lambda path: qform_only(path, (PIXDIM + 12, "f", (-7.0,))),
+        lambda path: qform_only(path, (PIXDIM, "f", (0.0,))),
         lambda path: edit(path, (QOFFSET, "f", (-20.001,))),
         written_again(nib.Nifti2Image),
         written_again(nib.Nifti1Image, big=True),
