@@ -145,8 +145,11 @@ def write_label(path: Path, label: Array, affine: Array, compress: bool = True, 
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         image = nib.Nifti1Image(label, affine)
-        image.set_qform(affine, code=1)
-        image.set_sform(affine, code=1)  # after the qform: a sheared affine survives in the sform only
+        try:
+            image.set_qform(affine, code=1, strip_shears=False)
+        except HeaderDataError:  # of a tilted gantry: only the sform can say it, and the qform must not say otherwise
+            image.set_qform(None, code=0)
+        image.set_sform(affine, code=1)
         image.header.set_xyzt_units("mm")
         write_atomically(path, lambda part: nib.save(image, part), replace)
     elif name.endswith(".nrrd"):

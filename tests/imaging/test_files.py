@@ -167,3 +167,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
         write_atomically(target, lambda part: None, replace=False)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".nrrd"])
+def test_a_label_on_a_sheared_grid_comes_back(tmp_path: Path, extension: str) -> None:
+    """As a tilted gantry gives: what is written here can be read here, in its place."""
+    affine = np.array([[-1.2, 0.1, 0.3, 30.0], [0.1, -1.7, 0.9, 12.0], [0.05, 0.2, 3.1, -44.0], [0, 0, 0, 1]])
+    label = np.zeros((7, 6, 5), np.uint8)
+    label[1:3, 2:6, 1] = 1
+    label[4, 3, 2:4] = 2
+    write_label(tmp_path / f"label{extension}", label, affine)
+    found = read_label(tmp_path / f"label{extension}")
+    np.testing.assert_array_equal(found.voxels, label)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
