@@ -16,11 +16,12 @@ import torch
 
 from maml_app.__main__ import main
 from maml_app.cases.spec import load_task
-from maml_app.imaging.files import read_label
+from maml_app.imaging.files import read_label, write_label
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
 from maml_app.network.settings import Network
 from maml_app.versions.registry import ModelRegistry
+from tests.builders import touch
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +149,23 @@ def test_wrong_choices_are_refused_before_the_work(toy: Path, tmp_path: Path) ->
         assert "device: expected one of this machine's, cpu" in printed
         assert "got 'cuda:7'" in printed
     assert not out.exists()
+
+
+def test_studies_without_a_case_or_with_empty_labels_are_told(toy: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    touch(studies, "A/dwi.nii.gz")
+    asked = ("--studies", studies, "--task", toy, "--out", tmp_path / "out")
+    for command in (("train", *asked), ("infer", *asked, "--model", tmp_path / "none")):
+        assert "expected cases among the studies, got none" in call(*command, expect=2)
+    call("phantom", "--out", tmp_path / "all", "--task", toy, "--count", 2, "--size", 20)
+    for path in (tmp_path / "all").rglob("label.nii.gz"):
+        label = read_label(path)
+        write_label(path, label.voxels * 0, label.affine)
+    assert "Every label is empty: there is nothing to learn from" in call(
+        "check", "--studies", tmp_path / "all", "--task", toy
+    )
+    asked = ("train", "--studies", tmp_path / "all", "--task", toy, "--out", tmp_path / "out", "--no-validate")
+    assert "expected something labelled in at least one case" in call(*asked, expect=2)
 
 
 def test_one_bad_part_costs_only_itself_and_the_exit_code_tells(toy: Path, tmp_path: Path) -> None:

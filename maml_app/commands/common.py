@@ -43,9 +43,11 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     """All cases, or those named with commas between or by @FILE.
 
     Raises:
-        CaseError: a name that is not among them, or a file that cannot be read.
+        CaseError: there are none, a name is not among them, or a file that cannot be read.
     """
     every = source.cases()
+    if not every:
+        raise CaseError("expected cases among the studies, got none; maml-app check tells what lies there, and why")
     if not cases:
         return every
     try:

@@ -45,8 +45,8 @@ def infer(
     check_convention(spec, convention or OWN)
     if grid and grid not in spec.modality_names:
         raise CaseError(f"--grid: expected one of {list(spec.modality_names)}, got {grid!r}")
-    loaded = load_model(model, spec, model.name, pick_device(device))
     chosen = chosen_cases(source, cases)
+    loaded = load_model(model, spec, model.name, pick_device(device))
     unused = tell_unused_files(source, cases)
     failed: list[str] = []
     partly: list[str] = []

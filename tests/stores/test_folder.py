@@ -15,7 +15,7 @@ from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import read_image, read_label, write_label
 from maml_app.imaging.volume import Array
 from maml_app.stores.folder import FolderStore
-from tests.builders import brain, lesion, save, shipped
+from tests.builders import brain, edit, lesion, oblique, save, shipped
 
 
 def drawn(
@@ -128,6 +128,19 @@ def test_values_that_are_sent_mean_one_thing(
     else:
         saved = store.save_label(case_id, file, "final", {})
         assert set(np.unique(read_label(saved.path).voxels)) - {0} == kept
+
+
+def test_a_label_on_an_image_that_lies_at_two_places_is_refused_with_both(tmp_path: Path) -> None:
+    case = brain(tmp_path / "studies/A")
+    edit(case / "t1ce.nii.gz", (268, "f", (20.0,)))  # qoffset_x: Slicer sees it 40 mm away from where the sform says
+    store = FolderStore(tmp_path / "studies", shipped("brats_mr"))
+    assert store.resolve("A")[1] == "t1"  # what is opened is an image that lies at one place
+    affine = oblique()
+    affine[0, 3] = 20
+    with pytest.raises(
+        LabelError, match=r"corners up to 40\.0 mm apart.*\n  t1ce cannot be used: .*by the qform.*by the"
+    ):
+        store.save_label("A", save(tmp_path / "sent.nii.gz", lesion(), affine), "final", {})
 
 
 def moved(path: Path) -> Array:
