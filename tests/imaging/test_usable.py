@@ -1,162 +1,249 @@
-"""What of a case can be used: images that lie elsewhere or show nothing are left out, labels must fit them."""
+"""What can be used of a case: headers, values, places and labels, a table a kind; and that everybody asks the same."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from maml_app.cases.spec import Modality
+from maml_app.cases.case import FileRef
+from maml_app.cases.spec import Modality, TaskSpec
+from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.check import inspect
-from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.plausible import implausible
-from maml_app.imaging.preprocess import normalise
-from maml_app.imaging.volume import Array, Volume
+from maml_app.imaging.preprocess import prepare
+from maml_app.imaging.volume import Array
 from maml_app.stores.folder import FolderStore
-from tests.builders import SHAPE, brain, changed, codes, edit, lesion, oblique, save, shipped, tissue
+from tests.imaging.shapes import oblique
 
-BRATS = shipped("brats_mr")
-VOLUMES = "final-0000: non_enhancing 1.7 ml, edema 0.8 ml, enhancing 0.6 ml"  # 12, 6 and 4 voxels of 4 x 5 x 7 mm
-
-
-def shifted(mm: tuple[float, float, float]) -> Callable[[Path], None]:
-    def change(affine: Array) -> Array:
-        affine[:3, 3] += mm
-        return affine
-
-    return changed(change)
+GRID = oblique((9, 8, 7), (1.1, 1.9, 3.2), seed=5)
 
 
-def turned(axes: str) -> Callable[[Path], None]:
-    """The same voxels in another order of the axes."""
-
-    def write(path: Path) -> None:
-        image = nib.load(path)
-        now, then = nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
-        new = image.as_reoriented(nib.orientations.ornt_transform(now, then))
-        save(path, np.asarray(new.dataobj), new.affine)
-
-    return write
-
-
-def written(voxels: Array, affine: Array | None = None) -> Callable[[Path], None]:
-    return lambda path: (save(path, voxels, affine), None)[1]
+def nifti(path: Path, change: Callable[[Any], None], codes: tuple[int, int] = (1, 1)) -> FileRef:
+    """An oblique, anisotropic image whose header is changed before it is written."""
+    voxels = np.arange(np.prod(GRID.shape), dtype=np.float32).reshape(GRID.shape)
+    image = nib.Nifti1Image(voxels, GRID.affine)
+    image.set_qform(GRID.affine, code=codes[0])
+    image.set_sform(GRID.affine, code=codes[1])
+    change(image)
+    nib.save(image, path)
+    return FileRef(path)
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "left_out"),
-    [
-        ("t2", turned("PIR"), ""),
-        ("t2", turned("LSA"), ""),
-        ("t2", shifted((3.0, -4.0, 2.0)), ""),
-        ("t2", shifted((0.0, 0.0, 35.0)), "t2: only "),
-        ("t1ce", shifted((0.0, 0.0, 45.0)), "t1ce: only "),  # the reference itself, and the label was drawn on it
-        ("t2", shifted((0.0, 500.0, 0.0)), "t2: it does not overlap "),
-        ("t2", written(np.zeros(SHAPE, np.float32)), "t2: every voxel is 0"),
-        ("t2", written(np.eye(12, 10, dtype=np.float32)[:, :, None] * (np.arange(8) == 3)), ""),
-        ("t2", lambda path: edit(path, codes(0, 0)), "t2: "),
-        ("t2", lambda path: path.write_text("x"), "t2: "),
-    ],
-)
-def test_one_bad_image_costs_only_itself(
-    tmp_path: Path, file: str, change: Callable[[Path], object], left_out: str
+def shifted(affine: Array, mm: float) -> Array:
+    moved = affine.copy()
+    moved[0, 3] += mm
+    return moved
+
+
+READ: list[tuple[str, Callable[[Any], None], tuple[int, int]]] = [
+    ("as written", lambda image: None, (1, 1)),
+    ("a qform alone", lambda image: None, (1, 0)),
+    ("an sform alone", lambda image: None, (0, 2)),
+    ("other codes", lambda image: None, (2, 4)),
+    ("a qform that is a tenth of a voxel off", lambda i: i.set_qform(shifted(GRID.affine, 0.1), 1), (1, 1)),
+    ("the unit unknown", lambda image: image.header.set_xyzt_units(0, 0), (1, 1)),
+    ("millimetres and seconds", lambda image: image.header.set_xyzt_units("mm", "sec"), (1, 1)),
+]
+
+
+@pytest.mark.parametrize(("change", "codes"), [row[1:] for row in READ], ids=[row[0] for row in READ])
+def test_headers_that_place_an_image_once_are_read(
+    tmp_path: Path, change: Callable[[Any], None], codes: tuple[int, int]
 ) -> None:
-    change(brain(tmp_path / "P", lesion()) / f"{file}.nii.gz")
-    finding = inspect(FolderStore(tmp_path, BRATS).case("P"), BRATS)
-    assert [problem[: len(left_out)] for problem in finding.problems if left_out] == [left_out] * bool(left_out)
-    assert len(finding.grids) == 4 - bool(left_out)
-    assert finding.label == VOLUMES
+    np.testing.assert_allclose(read_grid(nifti(tmp_path / "i.nii", change, codes)).affine, GRID.affine, atol=1e-4)
+
+
+REFUSED: list[tuple[str, Callable[[Any], None], tuple[int, int], str]] = [
+    ("40 mm between", lambda i: i.set_qform(shifted(GRID.affine, 40), 1), (1, 1), "corners up to 40.0 mm apart"),
+    ("an sform of ones", lambda i: i.set_sform(np.eye(4), 2), (1, 1), "expected qform and sform to agree"),
+    ("neither", lambda image: None, (0, 0), "expected a qform or sform that places the image, got neither"),
+    (
+        "micrometres",
+        lambda image: image.header.set_xyzt_units("micron"),
+        (1, 1),
+        "expected millimetres, got the unit",
+    ),
+    ("metres", lambda image: image.header.set_xyzt_units("meter"), (1, 1), "expected millimetres, got the unit"),
+    ("singular", lambda i: i.set_sform(np.diag([0, 1, 1, 1.0]), 1), (0, 1), "expected an affine that can be inverted"),
+    ("4000 mm", lambda i: i.set_sform(np.diag([2000, 1, 1, 1.0]), 1), (0, 1), "expected"),
+    ("a micrometre", lambda i: i.set_sform(np.diag([1e-3, 1e-3, 1e-3, 1.0]), 1), (0, 1), "expected"),
+]
+
+
+@pytest.mark.parametrize(("change", "codes", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_headers_that_do_not_or_say_it_twice_are_refused(
+    tmp_path: Path, change: Callable[[Any], None], codes: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(GridError, match=f"i.nii: .*{message}"):
+        read_grid(nifti(tmp_path / "i.nii", change, codes))
+
+
+def test_an_affine_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "i.nii", lambda image: None, (0, 1)).path
+    content = bytearray(path.read_bytes())
+    content[280:296] = np.full(4, np.nan, "<f4").tobytes()  # srow_x
+    path.write_bytes(content)
+    with pytest.raises((GridError, ImageError), match=r"i\.nii: expected"):
+        read_grid(FileRef(path))
+
+
+def test_a_damaged_file_is_never_read_as_a_good_one(tmp_path: Path) -> None:
+    """Bytes of packed voxels that were changed: gzip gives other voxels, and only its checksum tells."""
+    content = bytearray((nifti(tmp_path / "i.nii.gz", lambda image: None)).path.read_bytes())
+    refused = 0
+    for place in range(len(content) // 2, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x10
+        (tmp_path / "d.nii.gz").write_bytes(damaged)
+        try:
+            found = read_image(FileRef(tmp_path / "d.nii.gz"))
+        except (ImageError, GridError):
+            refused += 1
+        else:  # a byte that means nothing, as of the file's date
+            np.testing.assert_array_equal(found.voxels, read_image(FileRef(tmp_path / "i.nii.gz")).voxels)
+    assert refused > 10
+
+
+def of(kind: str) -> Modality:
+    window = (-160.0, 240.0) if kind == "CT" else None
+    return Modality.model_validate({"name": "m", "kind": kind, "files": ["m"], "window": window})
+
+
+def body(low: float, high: float, air: float) -> Array:
+    """A cube of tissue in air, each with a little noise."""
+    rng = np.random.default_rng(0)
+    values = np.full((20, 20, 20), air) + rng.normal(0, abs(air) / 200 + 1e-3, (20, 20, 20))
+    values[5:15, 5:15, 5:15] = rng.uniform(low, high, (10, 10, 10))
+    return np.asarray(values, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("kind", "values", "message"),
     [
-        (turned("PIR"), ""),
-        (changed(lambda affine: affine * (1 + 1e-6)), ""),
-        (changed(lambda affine: np.eye(4)), "expected the label where t1ce lies, .* got as many voxels elsewhere"),
-        (shifted((8.0, 0.0, 0.0)), r"corners up to 8\.0 mm apart; write the label with the image's affine"),
-        (changed(lambda affine: affine @ np.diag([-1.0, 1, 1, 1])), "got as many voxels elsewhere"),
-        (lambda path: edit(path, codes(0, 0)), "got neither: left and right cannot be told"),
-        (written(np.ones((5, 5, 5), np.uint8)), "expected a label on the grid of one of its images"),
-        (written(lesion().astype(np.float32) * 0.87), "expected whole numbers from 0 to 255"),
-        (written(lesion().astype(np.int16) - 1), "expected whole numbers from 0 to 255"),
-        (written(lesion().astype(np.int16) * 1001), "expected whole numbers from 0 to 255"),
-        (written(lesion() * 85), "expected label values of .* got"),
-        (written((tissue(300) > 0).astype(np.uint8)), "is it a mask of the brain, or of tissues"),
-        (written((tissue(300) > 0).astype(np.uint8) * np.uint8(1) + (tissue(300) > 300)), "is it a mask of the brain"),
+        pytest.param("CT", body(-50, 90, -1000), "", id="a CT"),
+        pytest.param("CT", body(-120, 90, -110), "", id="a CT cut to the body"),
+        pytest.param("CT", body(80, 200, 2), "expected CT in Hounsfield units", id="a CT of 0 to 255"),
+        pytest.param("CT", body(0.3, 0.7, 0.01), "expected CT in Hounsfield units", id="a CT of 0 to 1"),
+        pytest.param("CT", body(950, 1100, 30), "expected CT in Hounsfield units", id="a CT without its intercept"),
+        pytest.param("PET", body(0.5, 12, 0.01), "", id="a PET in SUV"),
+        pytest.param("PET", body(50, 1200, 1), "", id="a PET in hundredths of SUV"),
+        pytest.param("PET", body(3000, 50000, 10), "convert Bq/ml", id="a PET in Bq/ml"),
+        pytest.param("PET", body(0.5, 12, -3), "never negative", id="a PET below zero"),
+        pytest.param("PET", body(0.05, 0.9, 0.001), "scaled to 0..1", id="a PET of 0 to 1"),
+        pytest.param("MR", body(200, 900, 5), "", id="an MR"),
+        pytest.param("MR", np.zeros((9, 9, 9), np.float32), "every voxel is 0", id="zeros"),
     ],
 )
-def test_a_label_that_does_not_fit_is_refused(tmp_path: Path, change: Callable[[Path], object], reason: str) -> None:
-    change(brain(tmp_path / "P", lesion()) / "label.nii.gz")
-    finding = inspect(FolderStore(tmp_path, BRATS).case("P"), BRATS)
-    if reason:
-        assert finding.label == "unusable"
-        assert re.search(reason, finding.refused), finding.refused
-    else:
-        assert (finding.label, finding.refused) == (VOLUMES, "")
+def test_values_are_what_the_modality_says(kind: str, values: Array, message: str) -> None:
+    found = implausible(values, of(kind))
+    assert (message in found) if message else found == ""
 
 
-def test_a_label_in_another_order_of_axes_lies_where_the_image_does(tmp_path: Path) -> None:
-    turned("PIR")(brain(tmp_path / "P", lesion()) / "label.nii.gz")
-    label = read_case_label(FolderStore(tmp_path, BRATS).case("P"), BRATS)
-    on_image = resample_label(label.voxels, label.grid, Volume(tissue(300), oblique()).grid)
-    assert (on_image == lesion()).all()
+def rewrite(path: Path, change: Callable[[Array], Array], affine: Callable[[Array], Array] = lambda a: a) -> None:
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), affine(image.affine)), path)
 
 
-CT = Modality(name="ct", kind="CT", files=("ct",), window=(-160, 240))
-PET = Modality(name="pet", kind="PET", files=("pet",))
-MR = Modality(name="mr", kind="MR", files=("mr",))
+def _with(value: float) -> Callable[[Array], Array]:
+    def change(voxels: Array) -> Array:
+        changed = voxels.astype(np.float32)
+        changed[3, 3, 3] = value
+        return changed
+
+    return change
 
 
-def hounsfield() -> Array:
-    """Air, fat, soft tissue and bone."""
-    body = np.full((16, 16, 16), -1000.0, np.float32)
-    body[2:14, 2:14, 2:14] = -100
-    body[4:12, 4:12, 2:14] = 40
-    body[7:9, 7:9, 2:14] = 700
-    return body
+IMAGES: list[tuple[str, Callable[[Path], object], str]] = [
+    ("gone", lambda path: path.unlink(), "got none that can be read"),
+    ("empty", lambda path: path.write_bytes(b""), "got an empty file"),
+    ("text", lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "expected a NIfTI file"),
+    ("cut", lambda path: path.write_bytes(path.read_bytes()[:-200]), "truncated or damaged"),
+    ("NaN", lambda path: rewrite(path, _with(np.nan)), "1 that are NaN or infinite"),
+    ("infinite", lambda path: rewrite(path, _with(np.inf)), "1 that are NaN or infinite"),
+    ("constant", lambda path: rewrite(path, lambda voxels: voxels * 0 + 7), "every voxel is 7"),
+    ("elsewhere", lambda path: rewrite(path, lambda v: v, lambda a: shifted(a, 500)), "does not overlap"),
+    ("mostly elsewhere", lambda path: rewrite(path, lambda v: v, lambda a: shifted(a, 90)), "of it lies where"),
+]
 
 
-def suv() -> Array:
-    values = np.random.default_rng(1).gamma(2, 0.4, (16, 16, 16)).astype(np.float32)
-    values[6:9, 6:8, 5:9] = 9
-    return values
+@pytest.mark.parametrize(("damage", "reason"), [row[1:] for row in IMAGES], ids=[row[0] for row in IMAGES])
+def test_a_modality_that_cannot_be_used_costs_itself_only(
+    studies: Path, spec: TaskSpec, damage: Callable[[Path], object], reason: str
+) -> None:
+    """Preparation, by which training, evaluation and inference see a case, leaves out what `check` names."""
+    store = FolderStore(studies, spec)
+    case = store.case("phantom_001")
+    damage(case.images["pet"].path)
+    prepared = prepare(case, spec)
+    assert prepared.used == ("ct", "mr_t1")
+    assert prepared.presence.tolist() == [True, False, True]
+    assert reason in prepared.left_out["pet"]
+    finding = inspect(case, spec)
+    assert any(reason in problem for problem in finding.problems)
+    assert "pet" in finding.left_out
 
 
-@pytest.mark.parametrize(
-    ("voxels", "modality", "reason"),
-    [
-        (hounsfield(), CT, ""),
-        (hounsfield()[4:12, 4:12, 2:14], CT, "without air or fat"),
-        (hounsfield() + 1024, CT, "expected CT in Hounsfield units"),
-        ((hounsfield() + 1000) / 2000, CT, "expected CT in Hounsfield units"),
-        (hounsfield() * 0 - 1000, CT, "every voxel is -1000"),
-        (suv(), PET, ""),
-        (suv() * 100, PET, ""),
-        (suv() * 5000, PET, "expected PET in SUV"),
-        (suv() / 10, PET, "it seems to be scaled to 0..1"),
-        (suv() - 2, PET, "of voxels below 0"),
-        (tissue(300), MR, ""),
-        ((tissue(300) - 200) / 90, MR, ""),
-        (tissue(300) * 0 + 7, MR, "every voxel is 7"),
-    ],
-)
-def test_values_that_cannot_be_of_a_modality(voxels: Array, modality: Modality, reason: str) -> None:
-    told = implausible(voxels, modality)
-    assert reason in told
-    assert bool(told) == bool(reason)
+def test_hot_voxels_do_not_change_what_an_mr_looks_like(studies: Path, spec: TaskSpec) -> None:
+    case = FolderStore(studies, spec).case("phantom_001")
+    before = prepare(case, spec)
+
+    def hot(voxels: Array) -> Array:
+        changed = voxels.astype(np.float32)
+        changed[2, 2, 2:5] = 1e6
+        return changed
+
+    rewrite(case.images["mr_t1"].path, hot)
+    after = prepare(case, spec)
+    assert float((before.images[2] - after.images[2]).abs().median()) < 0.02
 
 
-def test_a_few_hot_voxels_do_not_darken_an_mr_image() -> None:
-    clean = tissue(300)
-    hot = clean.copy()
-    hot[5, 5, 5:7] = 30_000
-    normal, _ = normalise(Volume(clean, oblique()), MR)
-    disturbed, _ = normalise(Volume(hot, oblique()), MR)
-    others = clean == hot
-    assert np.abs(normal.numpy() - disturbed.numpy())[others].max() < 0.4
+MIRROR = np.diag([-1.0, 1, 1, 1])
+TROUBLED: list[tuple[str, Callable[[Path], object], str]] = [
+    ("probabilities", lambda path: rewrite(path, lambda v: v * 0.3), "expected whole numbers from 0 to 255"),
+    ("negative", lambda path: rewrite(path, lambda v: v.astype(np.int16) - 1), "expected whole numbers from 0 to 255"),
+    ("unknown value", lambda path: rewrite(path, lambda v: v * 7), "expected label values|no numbering"),
+    ("moved", lambda path: rewrite(path, lambda v: v, lambda a: shifted(a, 9)), "corners up to 9.0 mm apart"),
+    (
+        "mirrored",
+        lambda path: rewrite(path, lambda v: v, lambda a: a @ np.diag([-1.0, 1, 1, 1])),
+        "elsewhere|the grid",
+    ),
+    ("cropped", lambda path: rewrite(path, lambda v: v[1:]), "expected a label on the grid of one of its images"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), [row[1:] for row in TROUBLED], ids=[row[0] for row in TROUBLED])
+def test_a_label_that_cannot_be_used_is_refused_for_all(
+    studies: Path, spec: TaskSpec, damage: Callable[[Path], object], message: str
+) -> None:
+    case = FolderStore(studies, spec).case("phantom_001")
+    assert case.label is not None
+    damage(case.label.path)
+    with pytest.raises(LabelError, match=message):
+        read_case_label(case, spec)
+    finding = inspect(case, spec)
+    assert finding.refused
+    assert finding.label == "unusable"
+
+
+def test_a_label_in_another_order_of_the_same_voxels_is_its_own(studies: Path, spec: TaskSpec) -> None:
+    """As a program that writes every image in RAS does: no alarm, and the same places."""
+    case = FolderStore(studies, spec).case("phantom_001")
+    assert case.label is not None
+    before = read_case_label(case, spec)
+    image = nib.load(case.label.path)
+    nib.save(nib.as_closest_canonical(image), case.label.path)
+    after = read_case_label(case, spec)
+    places = [
+        np.sort(np.argwhere(found.voxels == 2) @ found.affine[:3, :3].T + found.affine[:3, 3], axis=0)
+        for found in (before, after)
+    ]
+    np.testing.assert_allclose(places[0], places[1], atol=1e-3)
+    assert inspect(case, spec).problems == ()
