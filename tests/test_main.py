@@ -16,11 +16,12 @@ import torch
 
 from maml_app.__main__ import main
 from maml_app.cases.spec import load_task
-from maml_app.imaging.files import read_label
+from maml_app.imaging.files import read_label, write_label
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
 from maml_app.network.settings import Network
 from maml_app.versions.registry import ModelRegistry
+from tests.builders import touch
 from tests.conftest import TOY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +135,62 @@ def test_check_fails_on_a_broken_case(toy: Path, tmp_path: Path) -> None:
     printed = call("check", "--studies", studies, "--task", toy, expect=1)
     assert "2 cases, 2 labelled, 1 with problems" in printed
     assert "got an empty file" in printed
+
+
+def test_wrong_choices_are_refused_before_the_work(toy: Path, tmp_path: Path) -> None:
+    studies, out = tmp_path / "studies", tmp_path / "out"
+    call("phantom", "--out", studies, "--task", toy, "--count", 1, "--size", 20)
+    asked = ("infer", "--studies", studies, "--task", toy, "--model", tmp_path / "none", "--out", out)
+    printed = call(*asked, "--convention", "nope", expect=2)
+    assert "expected a label convention of ['task', 'theirs'], got 'nope'" in printed
+    assert "--grid: expected one of ['ct', 'pet', 'mr_t1'], got 'nope'" in call(*asked, "--grid", "nope", expect=2)
+    for command in (asked, ("train", "--studies", studies, "--task", toy, "--out", out)):
+        printed = call(*command, "--device", "cuda:7", expect=2)
+        assert "device: expected one of this machine's, cpu" in printed
+        assert "got 'cuda:7'" in printed
+    assert not out.exists()
+
+
+def test_studies_without_a_case_or_with_empty_labels_are_told(toy: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    touch(studies, "A/dwi.nii.gz")
+    asked = ("--studies", studies, "--task", toy, "--out", tmp_path / "out")
+    for command in (("train", *asked), ("infer", *asked, "--model", tmp_path / "none")):
+        assert "expected cases among the studies, got none" in call(*command, expect=2)
+    call("phantom", "--out", tmp_path / "all", "--task", toy, "--count", 2, "--size", 20)
+    for path in (tmp_path / "all").rglob("label.nii.gz"):
+        label = read_label(path)
+        write_label(path, label.voxels * 0, label.affine)
+    assert "Every label is empty: there is nothing to learn from" in call(
+        "check", "--studies", tmp_path / "all", "--task", toy
+    )
+    asked = ("train", "--studies", tmp_path / "all", "--task", toy, "--out", tmp_path / "out", "--no-validate")
+    assert "expected something labelled in at least one case" in call(*asked, expect=2)
+
+
+def test_one_bad_part_costs_only_itself_and_the_exit_code_tells(toy: Path, tmp_path: Path) -> None:
+    studies, model, out = tmp_path / "studies", tmp_path / "m.safetensors", tmp_path / "out"
+    call("phantom", "--out", studies, "--task", toy, "--count", 4, "--size", 20)
+    call("train", "--studies", studies, "--task", toy, "--out", model, "--steps", 1)
+    asked = ("infer", "--studies", studies, "--task", toy, "--model", model, "--out", out)
+    call(*asked)
+    (studies / "phantom_000").rename(studies / "Patient 0 (copy)")
+    (studies / "phantom_001" / "pet.nii.gz").write_bytes(b"")
+    (studies / "phantom_002" / "label.nii.gz").write_bytes(b"")
+    whole = [path.name for path in (studies / "Patient 0 (copy)").iterdir()]
+    assert len(whole) >= 3
+    printed = call(*asked, expect=1)
+    assert "Patient 0 (copy)/" in printed
+    assert "not used: case id 'Patient 0 (copy)': expected letters" in printed
+    assert "without pet: " in printed
+    assert "1 segmented without an image that cannot be used: phantom_001" in printed
+    call(*asked, "--cases", "phantom_002")  # nothing is wrong with what was asked for
+    printed = call("train", "--studies", studies, "--task", toy, "--out", model, "--no-validate", expect=1)
+    assert "phantom_002 is not used: " in printed
+    assert "phantom_001 is used without pet: " in printed
+    assert "trained on 2 cases" in printed
+    printed = call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", out, expect=1)
+    assert "1 of 3 labelled cases are not scored: phantom_002" in printed
 
 
 def test_models_are_listed_promoted_and_rolled_back(tmp_path: Path) -> None:

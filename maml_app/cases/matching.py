@@ -17,6 +17,16 @@ OTHERS = (
 )  # fmt: skip
 
 
+# lie beside images and are none
+SIDECARS = {
+    ".json", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".md", ".log", ".html", ".pdf", ".bval", ".bvec", ".mat",
+}  # fmt: skip
+ANATOMY = {
+    "brain", "bet", "brainmask", "skull", "head", "face", "body", "tissue", "tissues", "gm", "wm", "csf", "parc",
+    "aparc", "aseg", "wmparc", "parcellation", "synthseg", "ventricle", "ventricles", "hippocampus",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Match:
     """What a file name says: its role, the modality it shows (or was drawn on), and the case part of its name."""
@@ -84,14 +94,14 @@ def _label_start(name: str, spec: TaskSpec) -> int | None:
 
 def looks_like_label(name: str) -> bool:
     """Whether a name that no rule knows has a word for a label in it, as `CASE_seg-reader1`."""
-    words = set(_tokens(name).split("_"))
+    words = {word.rstrip("0123456789") for word in _tokens(name).split("_")}
     return bool(words & {"label", "labels", "seg", "segmentation", "mask", "gt", "dseg", "lesion", "tumor", "tumour"})
 
 
 def shows_anatomy(name: str) -> bool:
     """Whether a name says that a mask is of the brain, a tissue or the body, which is no label of a lesion."""
     words = set(_tokens(name).split("_"))
-    return bool(words & {"brain", "bet", "brainmask", "skull", "head", "body", "tissue", "gm", "wm", "csf", "parc"})
+    return bool(words & ANATOMY)
 
 
 def modality_called(name: str, spec: TaskSpec) -> str | None:

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 
 _DATE = r"(?:(?:19|20)\d{2}[-._]?[01]\d[-._]?[0-3]\d|[0-3]\d[-._][0-3]\d[-._](?:19|20)\d{2})"
 _WORDS = (
-    "ses|session|tp|timepoint|time|visit|week|wk|month|mon|day|year|baseline|bl|base|follow[-_]?up|fu|pre[-_]?op|"
+    "ses|session|tp|timepoint|time|visit|week|wk|month|mon|mo|day|year|yr|baseline|bl|base|follow[-_]?up|fu|pre[-_]?op|"
     "post[-_]?op|pre[-_]?treatment|post[-_]?treatment|pre|post|initial|recurrence|progression|relapse|native|registered"
 )
 # a date, or a word for a point in time with its number; `t1`, `v2`, `m06`, `d3`, `w12`; week-000-1
-_TIME = rf"(?:{_DATE}|(?:{_WORDS})(?:[-_. ]?\d+[a-z]?(?:-\d+)?)?|[tvmdw]\d{{1,3}})"
+_TIME = rf"(?:{_DATE}|(?:{_WORDS})(?:[-_. ]?\d+[a-z]?(?:-\d+)?)?|[tvmdw]\d{{1,3}}(?:-\d+)?)"
 _IS_TIME = re.compile(rf"{_TIME}(?:[-_. ].*)?", re.IGNORECASE)
 _SCAN = r"(?:scan|study|exam|acq)[-_. ]?\d*"
-_WEAK = re.compile(rf"\d{{1,3}}|{_SCAN}", re.IGNORECASE)  # only below what looks like an id
-_TAIL = re.compile(rf"(.+?)[-_. ]+{_TIME}(?:[-_. ]+(?:{_TIME}|{_SCAN}))*(?:[-_. ]+[a-z]+)*", re.IGNORECASE)
+_WEAK = re.compile(rf"\d{{1,3}}|(?:19|20)\d\d|s\d{{1,2}}|{_SCAN}", re.IGNORECASE)  # only below what looks like an id
+_TAIL = re.compile(
+    rf"(.+?)[-_. ]+(?:{_TIME}|{_SCAN}(?<=\d))(?:[-_. ]+(?:{_TIME}|{_SCAN}))*(?:[-_. ]+[a-z]+)*", re.IGNORECASE
+)
 # ids of data sets whose last number is the time point
-_SETS = re.compile(r"((?:BraTS-[A-Za-z]+(?:-[A-Za-z]+)?-\d+)|(?:UPENN-GBM-\d+))[-_]\d{1,3}", re.IGNORECASE)
+_SETS = re.compile(
+    r"((?:BraTS(?:20\d\d)?[-_][A-Za-z]+(?:[-_][A-Za-z]+)?[-_]\d+)|(?:UPENN-GBM-\d+))[-_]\d{1,3}", re.IGNORECASE
+)
 
 
 def patient_of(names: Sequence[str], pattern: str = "", case_id: str = "") -> str:

@@ -167,6 +167,10 @@ class TaskSpec(Strict):
                 raise ValueError(
                     f"region {region.name!r} names the unknown label {unknown[0]!r}; known: {sorted(known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _conventions_fit(self) -> TaskSpec:
         for name, convention in self.conventions.items():
             mapping = convention.values
             wrong = sorted(set(mapping.values()) - set(self.label_values))
@@ -174,6 +178,10 @@ class TaskSpec(Strict):
                 raise ValueError(f"convention {name!r} must map each file value to one label value, got {mapping}")
         if self.convention not in ("", OWN, *self.conventions):
             raise ValueError(f"convention must be one of {[OWN, *self.conventions]}, got {self.convention!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> TaskSpec:
         loss = self.training.loss
         if not loss.fused and (self.network.kind != "maml" or not loss.experts):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -43,15 +44,42 @@ class Meaning:
         )
 
 
+def stated_convention(spec: TaskSpec, case_id: str) -> str:
+    """The convention that the task states, for all cases or for ids of this kind; '' if the values must tell."""
+    if spec.convention:
+        return spec.convention
+    for name, one in spec.conventions.items():
+        if one.ids and re.fullmatch(one.ids, case_id):
+            return name
+    return ""
+
+
+def values_of(spec: TaskSpec, convention: str) -> dict[int, int]:
+    """File value -> the task's in a convention, or among the task's own values."""
+    known = spec.conventions.get(convention)
+    return known.values if known else {value: value for value in spec.label_values}
+
+
+def returnable(spec: TaskSpec) -> tuple[str, ...]:
+    """The writable conventions that agree with the task's own values wherever both know one: what a client sends back
+    in them cannot be taken for something else.
+    """
+    own = spec.label_values
+    return tuple(
+        name
+        for name in spec.writable
+        if all(ours == theirs for theirs, ours in values_of(spec, name).items() if theirs in own)
+    )
+
+
 def own_meaning(spec: TaskSpec) -> Meaning:
     """The task's own values."""
-    return Meaning({value: value for value in spec.label_values}, f"the task's own: {spec.label_values}")
+    return Meaning(values_of(spec, "task"), f"the task's own: {spec.label_values}")
 
 
 def convention_meaning(spec: TaskSpec, name: str, why: str) -> Meaning:
     """The values of a convention of the task, or of `task`."""
-    values = own_meaning(spec).values if name not in spec.conventions else spec.conventions[name].values
-    return Meaning(values, f"convention {name}, {why}")
+    return Meaning(values_of(spec, name), f"convention {name}, {why}")
 
 
 def named_meaning(names: Mapping[str, object], spec: TaskSpec, source: str) -> Meaning:

@@ -116,6 +116,8 @@ def _summary(rows: list[_Row], wrong: int, spec: TaskSpec) -> None:
     if not cases:
         out.print(f"No case: expected file names as in {[m.files for m in spec.modalities]}, see docs/studies.md.")
     labelled, bad = sum(case.label is not None for case in cases), sum(bool(row.finding.problems) for row in rows)
+    if labelled and all(row.finding.label.endswith(": empty") for row in rows if row.finding.case.label):
+        out.print("Every label is empty: there is nothing to learn from.", style="red")
     patients = len({case.patient_id for case in cases})
     told = f"; {wrong} lines above name files that should be used" if wrong else ""
     out.print(f"{len(cases)} cases, {labelled} labelled, {bad} with problems; {patients} patients{told}")

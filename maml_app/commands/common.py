@@ -43,9 +43,11 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     """All cases, or those named with commas between or by @FILE.
 
     Raises:
-        CaseError: a name that is not among them, or a file that cannot be read.
+        CaseError: there are none, a name is not among them, or a file that cannot be read.
     """
     every = source.cases()
+    if not every:
+        raise CaseError("expected cases among the studies, got none; maml-app check tells what lies there, and why")
     if not cases:
         return every
     try:
@@ -58,6 +60,14 @@ def chosen_cases(source: CaseSource, cases: str) -> list[Case]:
     if unknown:
         raise CaseError(f"--cases: expected ids of the studies, got unknown {', '.join(unknown)}")
     return [known[case_id] for case_id in wanted]
+
+
+def tell_unused_files(source: CaseSource, cases: str) -> int:
+    """Say which files should have been used and are not, unless `cases` names what is meant; how many lines it took."""
+    wrong = [] if cases else [files for files in source.unused() if files.wrong]
+    for files in wrong:
+        out.print(f"{files.where}: not used: {files.reason}", soft_wrap=True, markup=False, style="red")
+    return len(wrong)
 
 
 def print_json(content: Any) -> None:

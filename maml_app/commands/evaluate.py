@@ -19,6 +19,7 @@ from maml_app.commands.common import (
     out,
     progress_bar,
     tell_unused,
+    tell_unused_files,
 )
 from maml_app.errors import CaseError, StudiesError
 
@@ -87,7 +88,7 @@ def evaluate(
     out.print(f"written to {out_dir}")
     if refused:
         out.print(f"{len(refused)} of {len(labelled)} labelled cases are not scored: {', '.join(refused)}")
-    raise typer.Exit(1 if refused else 0)
+    raise typer.Exit(1 if refused or tell_unused_files(source, cases) else 0)
 
 
 def _other(path: Path, spec: TaskSpec) -> tuple[str, Scores]:

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from maml_app.cases.spec import OWN
-from maml_app.commands.common import Cases, Device, Studies, TaskOption, chosen_cases, open_task, out, progress_bar
+from maml_app.commands.common import (
+    Cases,
+    Device,
+    Studies,
+    TaskOption,
+    chosen_cases,
+    open_task,
+    out,
+    progress_bar,
+    tell_unused_files,
+)
 from maml_app.errors import CaseError, StudiesError
 
 
@@ -24,7 +34,8 @@ def infer(
 ) -> None:
     """Segment cases and write a label map for each.
 
-    Exit code 1 if a case could not be segmented, or not from all of its images; the others are written.
+    Exit code 1 if a case could not be segmented, or not from all of its images, or files among the studies belong to no
+    case; the others are written.
     """
     from maml_app.imaging.files import write_label
     from maml_app.imaging.labels import check_convention, from_task_values
@@ -34,8 +45,9 @@ def infer(
     check_convention(spec, convention or OWN)
     if grid and grid not in spec.modality_names:
         raise CaseError(f"--grid: expected one of {list(spec.modality_names)}, got {grid!r}")
-    loaded = load_model(model, spec, model.name, pick_device(device))
     chosen = chosen_cases(source, cases)
+    loaded = load_model(model, spec, model.name, pick_device(device))
+    unused = tell_unused_files(source, cases)
     failed: list[str] = []
     partly: list[str] = []
     with progress_bar("segmenting", len(chosen)) as tick:
@@ -60,4 +72,4 @@ def infer(
         out.print(f"{len(failed)} of {len(chosen)} cases not segmented: {', '.join(failed)}", soft_wrap=True)
     if partly:
         out.print(f"{len(partly)} segmented without an image that cannot be used: {', '.join(partly)}", soft_wrap=True)
-    raise typer.Exit(1 if failed or partly else 0)
+    raise typer.Exit(1 if failed or partly or unused else 0)

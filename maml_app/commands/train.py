@@ -9,7 +9,17 @@ import typer
 import yaml
 from rich.progress import Progress, TaskID
 
-from maml_app.commands.common import COLUMNS, Cases, Device, Studies, TaskOption, chosen_cases, open_task, out
+from maml_app.commands.common import (
+    COLUMNS,
+    Cases,
+    Device,
+    Studies,
+    TaskOption,
+    chosen_cases,
+    open_task,
+    out,
+    tell_unused_files,
+)
 
 
 def train(
@@ -29,7 +39,8 @@ def train(
 ) -> None:
     """Train on the studies' labels and write one model file.
 
-    Exit code 1 if a labelled case, or an image of one, could not be used; the model is written from the others.
+    Exit code 1 if a labelled case, an image of one, or a file among the studies could not be used; the model is written
+    from the others.
     """
     from maml_app.disk import write_text
     from maml_app.training.distributed import join_torchrun
@@ -74,10 +85,11 @@ def train(
     if result.validation:
         scores = result.validation
         out.print(f"validation Dice: mean over subsets {scores.mean}, all modalities {scores.full}")
+    unused = tell_unused_files(source, cases)
     if result.refused or result.left_out:
         out.print(
             f"{len(result.refused)} labelled cases were not used, {len(result.left_out)} were used without an image "
             "that cannot be used; look with check",
             soft_wrap=True,
         )
-    raise typer.Exit(1 if result.refused or result.left_out else 0)
+    raise typer.Exit(1 if result.refused or result.left_out or unused else 0)

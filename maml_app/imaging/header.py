@@ -50,7 +50,7 @@ def _check_header(image: Any, shape: tuple[int, int, int]) -> None:
     if qform > 0 and sform > 0:
         try:
             by_qform = Grid(shape, header.get_qform(coded=False))
-        except (GridError, HeaderDataError, ValueError) as error:
+        except (GridError, HeaderDataError, ValueError) as error:  # ValueError: no unit quaternion
             raise GridError(f"the qform (code {qform}) is wrong: {error}") from None
         _check_agreement(by_qform, Grid(shape, header.get_sform(coded=False)), (qform, sform))
     stated, meant = np.abs(header["pixdim"][1:4]), np.linalg.norm(image.affine[:3, :3], axis=0)

@@ -6,6 +6,7 @@ import numpy as np
 
 from maml_app.cases.case import Case, LabelRef
 from maml_app.cases.spec import OWN, TaskSpec
+from maml_app.cases.values import returnable, stated_convention, values_of
 from maml_app.errors import GridError, LabelError, MamlError
 from maml_app.imaging.files import read_grid, read_image, read_label
 from maml_app.imaging.geometry import resample_label
@@ -16,20 +17,29 @@ LARGE = 0.08  # of all voxels: a label beyond this is compared with what the MR 
 ANATOMY = 0.8  # of an MR image's non-zero voxels: a label of so much is of the brain or the body, not of a lesion
 
 
-def to_task_values(label: Volume, spec: TaskSpec, where: str) -> Volume:
-    """Map a label map's values to the task's, from the task's own or one of its conventions; for a single label map.
+def to_task_values(label: Volume, spec: TaskSpec, case_id: str) -> Volume:
+    """Map the values of a label map that someone sends for a case to the task's.
+
+    They are the task's own; others can only be of a convention that its studies are in.
 
     Raises:
-        LabelError: values that belong to neither.
+        LabelError: values that belong to none, or to several that mean different things.
     """
     found = {int(value) for value in np.unique(label.voxels)} - {0}
     if found <= set(spec.label_values):
         return label
-    for values in spec.guessable.values():
-        if found <= set(values):
-            return _mapped(label, values)
-    known = [f"{spec.label_values}", *(f"{name}: {sorted(values)}" for name, values in spec.guessable.items())]
-    raise LabelError(f"{where}: expected label values of {' or '.join(known)}, got {sorted(found)}")
+    stated = stated_convention(spec, case_id)
+    numberings = {stated: values_of(spec, stated)} if stated else spec.guessable
+    fitting = {
+        tuple(values[value] for value in sorted(found)) for values in numberings.values() if found <= set(values)
+    }
+    if len(fitting) == 1:
+        return _mapped(label, dict(zip(sorted(found), fitting.pop(), strict=True)))
+    known = [f"{spec.label_values}", *(f"{name}: {values}" for name, values in numberings.items())]
+    several = ", which several of them know and mean different labels by" if fitting else ""
+    raise LabelError(
+        f"case {case_id}, label sent: expected label values of {' or '.join(known)}, got {sorted(found)}{several}"
+    )
 
 
 def _mapped(label: Volume, values: dict[int, int]) -> Volume:
@@ -38,14 +48,18 @@ def _mapped(label: Volume, values: dict[int, int]) -> Volume:
     return Volume(table[label.voxels], label.affine)
 
 
-def check_convention(spec: TaskSpec, convention: str) -> None:
-    """Nothing, if the task has this convention.
+def check_convention(spec: TaskSpec, convention: str, comes_back: bool = False) -> None:
+    """Nothing, if the task can be written in this convention.
+
+    Args:
+        comes_back: what is written may be sent back as a label, and must not mean something else then.
 
     Raises:
-        LabelError: it has not.
+        LabelError: it cannot.
     """
-    if convention not in (OWN, *spec.writable):
-        raise LabelError(f"expected a label convention of {[OWN, *spec.writable]}, got {convention!r}")
+    known = [OWN, *(returnable(spec) if comes_back else spec.writable)]
+    if convention not in known:
+        raise LabelError(f"expected a label convention of {known}, got {convention!r}")
 
 
 def from_task_values(label: Array, spec: TaskSpec, convention: str) -> Array:

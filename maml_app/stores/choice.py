@@ -15,7 +15,6 @@ from maml_app.errors import ArchiveError, LabelError, MamlError, StudiesError, T
 from maml_app.imaging.files import read_label_values
 from maml_app.settings import Settings
 from maml_app.stores.folder import FolderStore
-from maml_app.stores.layouts import read_cases
 
 if TYPE_CHECKING:
     from maml_app.stores.dicomweb import DicomWebStore
@@ -47,6 +46,12 @@ def choose_task(
         ArchiveError: the studies are in an archive that cannot be asked.
     """
     studies = str(studies)
+    stated = _stated_task(studies, asked, app_dir)
+    return stated if stated else _guessed_task(studies, settings)
+
+
+def _stated_task(studies: str, asked: str, app_dir: Path | None) -> TaskSpec | None:
+    """The task that is asked for, or that a task.yaml in the studies or the app folder states; None if nothing does."""
     shipped = shipped_tasks()
     if asked:
         if asked in shipped:
@@ -59,34 +64,36 @@ def choose_task(
     for folder in (home, app_dir):
         if folder and (folder / "task.yaml").is_file():
             return load_task(folder / "task.yaml")
-    counts: dict[str, int] = {}
+    return None
+
+
+def _guessed_task(studies: str, settings: Settings | None) -> TaskSpec:
+    """The one shipped task that finds the most images, if the labels do not speak against it."""
+    found: dict[str, tuple[int, TaskSpec, list[Case]]] = {}
     refused: list[str] = []
-    for name, path in shipped.items():
+    for name, path in shipped_tasks().items():
         try:
             task = load_task(path)
-            cases = (
-                open_studies(studies, task, settings).cases()
-                if is_archive(studies)
-                else read_cases(Path(studies), task)
-            )
-            counts[name] = sum(len(case.images) for case in cases)
+            cases = open_studies(studies, task, settings).cases()
+            found[name] = sum(len(case.images) for case in cases), task, cases
         except ArchiveError:
             raise
         except (StudiesError, TaskSpecError) as error:  # as when a series is set by hand to another task's modality
             refused.append(str(error))
-    best = [name for name, count in counts.items() if count and count == max(counts.values())]
-    doubt = ""
-    if len(best) == 1:
-        task = load_task(shipped[best[0]])
-        doubt = "" if is_archive(studies) else labels_against(read_cases(Path(studies), task), task)
+    most = max((count for count, _, _ in found.values()), default=0)
+    best = [name for name, (count, _, _) in found.items() if count and count == most]
+    got = f"several that fit equally: {best}"
+    if not best:
+        got = "none that fits"
+    elif len(best) == 1:
+        _, task, cases = found[best[0]]
+        doubt = "" if is_archive(studies) else labels_against(cases, task)
         if not doubt:
             return task
-    found = f"several that fit equally: {best}" if best else "none that fits"
-    if len(best) == 1:
-        found = f"images that fit {best[0]} and labels that do not: {doubt}"
+        got = f"images that fit {best[0]} and labels that do not: {doubt}"
     reasons = "".join(f"\n  {reason}" for reason in dict.fromkeys(refused)) if not best else ""
     raise TaskSpecError(
-        f"{studies}: expected files that match one of the tasks {sorted(shipped)}, got {found}; name one with "
+        f"{studies}: expected files that match one of the tasks {sorted(shipped_tasks())}, got {got}; name one with "
         f"--conf task NAME (server) or --task NAME, or put a task.yaml into the studies folder{reasons}"
     )
 

@@ -35,6 +35,7 @@ LABELS = {
     "label", "labels", "labelstr", "labelsts", "seg", "segs", "segmentation", "segmentations", "mask", "masks", "gt",
     "groundtruth", "annotation", "annotations",
 }  # fmt: skip
+Cases = dict[tuple[str, ...], set[tuple[str, ...]]]  # home -> the names of the cases there
 NO_NAME = "no case by its name: expected CASE_ before the modality, or a folder for the case"
 
 
@@ -98,7 +99,7 @@ def read_folders(files: Sequence[Path], gathering: Gathering) -> None:
     known = [one for path in files if (one := _known(path, gathering)) is not None]
     images, labels = ([one for one in known if one.is_label == wanted] for wanted in (False, True))
     whole = {one.home for one in images if one.is_the_folders and one.folders}
-    cases: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    cases: Cases = {}
     for one in images:
         if not one.names:
             gathering.skip(one.path, NO_NAME)
@@ -112,13 +113,20 @@ def read_folders(files: Sequence[Path], gathering: Gathering) -> None:
             cases.setdefault(one.home, set()).add(one.names)
             _case(one.home, one.names, gathering).add(str(one.modality), one.path)
     for one in labels:
-        names, there = one.names, cases.get(one.home, set())
-        if not one.prefix and len(there) == 1:  # label.nii.gz beside X_t1.nii.gz
-            (names,) = there
-        if names:
-            _case(one.home, names, gathering).labels.append(Labelling(one.path, one.modality))
-        else:
-            gathering.skip(one.path, NO_NAME)
+        _add_label(one, cases, gathering)
+
+
+def _add_label(one: _File, cases: Cases, gathering: Gathering) -> None:
+    names, home, there = one.names, one.home, cases.get(one.home, set())
+    if not one.prefix and len(there) == 1:  # label.nii.gz beside X_t1.nii.gz
+        (names,) = there
+    elif names not in there:  # labels/X.nii.gz for X/t1.nii.gz
+        homes = [other for other, held in cases.items() if names in held]
+        home = homes[0] if len(homes) == 1 else home
+    if names:
+        _case(home, names, gathering).labels.append(Labelling(one.path, one.modality))
+    else:
+        gathering.skip(one.path, NO_NAME)
 
 
 def _known(path: Path, gathering: Gathering) -> _File | None:

@@ -16,6 +16,7 @@ from maml_app.errors import CaseError
 from maml_app.stores.meaning import LabelFiles
 
 SHOWN = 5  # names in one line
+ANATOMY = "a mask of the brain, a tissue or the body by its name, which is no label of a lesion"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Gathering:
                 cases.append(files.added(case))
             else:
                 for path in homes[0].paths:
-                    self.skip(path, self._without_images(case))
+                    self._skip_without_images(path, case)
         unused = [
             Unused(f"{folder}/{_few(names)}" if folder else _few(names), reason, wrong)
             for (folder, reason, wrong), names in self.unused.items()
@@ -154,13 +155,17 @@ class Gathering:
             problem = f"{len(chosen)} label files: {names}; keep one"
         return LabelRef(chosen[0].path, version=0, problem=problem, meaning=chosen[0].meaning)
 
-    def _without_images(self, case: Case) -> str:
+    def _skip_without_images(self, path: Path, case: Case) -> None:
         if case.left_out:
-            return "; ".join(case.left_out.values())
-        return (
-            f"a label by its name, but there is no image of a case {case.id}; a label is called label.nii.gz in its "
-            "case's folder, or CASE_seg.nii.gz"
-        )
+            self.skip(path, "; ".join(case.left_out.values()))
+        elif shows_anatomy(stem(path.name) or ""):
+            self.skip(path, ANATOMY, wrong=False)
+        else:
+            self.skip(
+                path,
+                f"a label by its name, but there is no image of a case {case.id}; a label is called label.nii.gz in "
+                "its case's folder, CASE_seg.nii.gz, or as the images are in a folder of labels",
+            )
 
 
 def constant(meaning: Meaning) -> Callable[[], Meaning]:

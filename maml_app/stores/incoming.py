@@ -24,7 +24,7 @@ def checked_label(case: Case, file: Path, spec: TaskSpec, info: dict[str, Any], 
         LabelError: values or segment names that are not the task's, or a grid that is none of the case's.
     """
     label = _renumbered(read_label(file), spec, info)
-    label = to_task_values(label, spec, f"case {case.id}, label sent")
+    label = to_task_values(label, spec, case.id)
     grids, broken = {}, []
     for name in sorted(case.grids, key=lambda name: name != asked):
         try:

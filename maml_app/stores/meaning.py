@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import OWN, TaskSpec
-from maml_app.cases.values import Meaning, common_meaning, convention_meaning, own_meaning
+from maml_app.cases.values import Meaning, common_meaning, convention_meaning, own_meaning, stated_convention
 from maml_app.errors import MamlError
 from maml_app.imaging.files import read_label_values
 
@@ -26,19 +25,10 @@ class LabelFiles:
         if not case.labels or case.labels[0].meaning or not self.spec.conventions:
             return case
         label = case.labels[0]
-        stated = self._stated(case.id)
+        stated = stated_convention(self.spec, case.id)
         if not stated:
             self.files[case.id] = label.path
         return replace(case, labels=(replace(label, meaning=_Asked(self, stated)), *case.labels[1:]))
-
-    def _stated(self, case_id: str) -> str:
-        """The convention that the task states, for all or for ids of this kind; '' if the values must tell."""
-        if self.spec.convention:
-            return self.spec.convention
-        for name, one in self.spec.conventions.items():
-            if one.ids and re.fullmatch(one.ids, case_id):
-                return name
-        return ""
 
     def meaning(self, stated: str = "") -> Meaning:
         """Of a stated convention, else what fits the values of all files.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_app.cases.matching import DICOM, match, other_format, stem
+from maml_app.cases.matching import DICOM, SIDECARS, match, other_format, stem
 from maml_app.stores.gather import Gathering
 
 LABEL_STORE = "maml_labels"  # what the store keeps beside the cases; never looked into for images
@@ -58,6 +58,8 @@ def _tell_format(path: Path, gathering: Gathering) -> None:
     if other is None:
         if not path.suffix and _is_dicom(path):
             _tell_dicom(path, gathering)
+        elif path.suffix.lower() not in SIDECARS:
+            _tell_unknown(path, gathering)
         return
     name, ending = other
     if ending in DICOM:
@@ -65,6 +67,14 @@ def _tell_format(path: Path, gathering: Gathering) -> None:
         return
     known = match(name, gathering.spec) is not None
     gathering.skip(path, f"{ending} is not read; convert it to .nii.gz", wrong=known)
+
+
+def _tell_unknown(path: Path, gathering: Gathering) -> None:
+    """Note a file called like an image or a label, with an ending that nobody expects: t1.nii.gz.part, t1.npy."""
+    name, *endings = path.name.split(".")
+    was_nifti = any(ending.lower().startswith("nii") for ending in endings)
+    if endings and (was_nifti or match(name, gathering.spec) is not None):
+        gathering.skip(path, f".{'.'.join(endings)} is not read; expected .nii or .nii.gz", wrong=was_nifti)
 
 
 def _tell_dicom(path: Path, gathering: Gathering) -> None:

@@ -17,6 +17,7 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import OWN, TaskSpec
+from maml_app.cases.values import returnable
 from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
@@ -37,8 +38,8 @@ class SegmentCase(InferTask):
 
     def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
-        if spec.writable:
-            config["convention"] = [OWN, *spec.writable]
+        if returnable(spec):
+            config["convention"] = [OWN, *returnable(spec)]
         super().__init__(
             type=InferType.SEGMENTATION,
             labels={label.name: label.value for label in spec.labels},
@@ -73,7 +74,7 @@ class SegmentCase(InferTask):
         began = time.monotonic()
         case, asked = self._asked(request)
         convention = _choice(request, "convention", OWN)
-        check_convention(self.spec, convention)
+        check_convention(self.spec, convention, comes_back=True)
         model = self.model(_choice(request, "device", ""))
         # more threads than free cores wait for each other: half of them while a training runs beside
         cores = os.cpu_count() or 2

@@ -12,13 +12,14 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ModelError, SettingsError
+from maml_app.errors import ImageError, ModelError, SettingsError
 from maml_app.evaluation.evaluate import Segmenter
 from maml_app.evaluation.uncertainty import foreground_entropy
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array, Grid
+from maml_app.machine import is_out_of_memory
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict
@@ -118,13 +119,22 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
         leave_out: modalities to do without although they are there.
 
     Raises:
-        CaseError: the image that is asked for has no place, or no image of the case can be used.
+        CaseError: the image that is asked for has no place, no image of the case can be used, or the memory is full.
     """
     kept = {name: ref for name, ref in case.images.items() if name not in leave_out}
     grid = read_grid(case.grids[asked])
     prepared = prepare(replace(case, images=kept), spec)
     images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
-    probabilities = predict(model.network, images, presence, model.checkpoint.patch)
+    try:
+        probabilities = predict(model.network, images, presence, model.checkpoint.patch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        torch.cuda.empty_cache()  # nothing without a GPU
+        raise ImageError(
+            f"case {case.id}: expected memory for {tuple(prepared.grid.shape)} voxels on {model.device}, got none; "
+            "wait until a training has ended, or ask for the CPU with the device option"
+        ) from None
     label = restore_label(probabilities, prepared.grid, grid)
     volumes, centroids = {}, {}
     for value, name in spec.label_values.items():

@@ -143,7 +143,8 @@ def test_conventions_map_in_and_out() -> None:
     assert (to_task_values(same, brats, "x").voxels == same.voxels).all()
     mixed = Volume(volume([0, 3, 4, 0, 0, 0, 0, 0]).voxels.astype(np.uint8), np.eye(4))
     with pytest.raises(
-        LabelError, match=r"x: expected label values of .*non_enhancing.* or brats2018: \[1, 2, 4\], got \[3, 4\]"
+        LabelError,
+        match=r"case x, label sent: expected label values of .*non_enhancing.* or brats2018: .*, got \[3, 4\]",
     ):
         to_task_values(mixed, brats, "x")
     with pytest.raises(

@@ -15,6 +15,7 @@ from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import read_image, read_label, write_label
 from maml_app.imaging.volume import Array
 from maml_app.stores.folder import FolderStore
+from tests.builders import brain, edit, lesion, oblique, save, shipped
 
 
 def drawn(
@@ -99,6 +100,47 @@ def test_slicers_own_numbers_are_mapped_by_name(store: FolderStore, tmp_path: Pa
 def test_other_conventions_are_stored_as_the_tasks(store: FolderStore, tmp_path: Path) -> None:
     saved = store.save_label("phantom_004", drawn(store, tmp_path, value=4), "final", {})
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("case_id", "sent", "kept"),
+    [
+        ("A", (1, 2, 3), {1, 2, 3}),
+        ("A", (1, 2, 4), {1, 2, 3}),
+        ("A", (4, 4, 4), {3}),
+        ("BraTS-GLI-00001-100", (1, 2, 3), {1, 2, 3}),
+        ("BraTS-GLI-00001-100", (1, 2, 4), "expected label values of .*brats2023.*, got"),
+        ("BraTS-PED-00001-000", (1, 2, 3), {1, 2, 3}),
+        ("A", (3, 4, 1), "expected label values of .*, got"),
+        ("A", (9, 0, 0), r"case A, label sent: expected label values of .*, got \[9\]"),
+    ],
+)
+def test_values_that_are_sent_mean_one_thing(
+    tmp_path: Path, case_id: str, sent: tuple[int, int, int], kept: set[int] | str
+) -> None:
+    brain(tmp_path / "studies" / case_id)
+    store = FolderStore(tmp_path / "studies", shipped("brats_mr"))
+    file = save(tmp_path / "sent.nii.gz", lesion(sent))
+    if isinstance(kept, str):
+        with pytest.raises(LabelError, match=kept):
+            store.save_label(case_id, file, "final", {})
+        assert store.case(case_id).label is None
+    else:
+        saved = store.save_label(case_id, file, "final", {})
+        assert set(np.unique(read_label(saved.path).voxels)) - {0} == kept
+
+
+def test_a_label_on_an_image_that_lies_at_two_places_is_refused_with_both(tmp_path: Path) -> None:
+    case = brain(tmp_path / "studies/A")
+    edit(case / "t1ce.nii.gz", (268, "f", (20.0,)))  # qoffset_x: Slicer sees it 40 mm away from where the sform says
+    store = FolderStore(tmp_path / "studies", shipped("brats_mr"))
+    assert store.resolve("A")[1] == "t1"  # what is opened is an image that lies at one place
+    affine = oblique()
+    affine[0, 3] = 20
+    with pytest.raises(
+        LabelError, match=r"corners up to 40\.0 mm apart.*\n  t1ce cannot be used: .*by the qform.*by the"
+    ):
+        store.save_label("A", save(tmp_path / "sent.nii.gz", lesion(), affine), "final", {})
 
 
 def moved(path: Path) -> Array:

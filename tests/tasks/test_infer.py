@@ -11,12 +11,14 @@ import pytest
 import torch
 from fastapi import HTTPException
 
+from maml_app.cases.spec import Convention
 from maml_app.imaging.files import read_image, read_label
 from maml_app.network.checkpoint import open_checkpoint
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble
+from maml_app.versions import predict
 from maml_app.versions.registry import ModelRegistry
 from tests.tasks.conftest import refused
 
@@ -69,6 +71,28 @@ def test_conventions_are_written_on_request(
     trainer({}, datastore)
     file, _ = infer({"image": "phantom_000", "convention": "theirs"})
     assert set(np.unique(read_label(Path(file)).voxels)) <= {0, 1, 4}
+
+
+def test_no_answer_is_in_a_convention_that_would_come_back_as_something_else(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore
+) -> None:
+    trainer({}, datastore)
+    turned = infer.spec.model_copy(update={"conventions": {"turned": Convention(values={1: 2, 2: 1})}})
+    other = SegmentCase(infer.source, turned, infer.registry)
+    assert "convention" not in other.config()
+    refused(lambda: other({"image": "phantom_000", "convention": "turned"}), 400, "expected a label convention of")
+
+
+def test_memory_that_is_full_is_told(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer({}, datastore)
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(predict, "predict", full)
+    refused(lambda: infer({"image": "phantom_000"}), 400, "case phantom_000: expected memory for ")
 
 
 def test_an_uploaded_file_needs_its_modality(

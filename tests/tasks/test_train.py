@@ -75,6 +75,25 @@ def test_a_model_that_knows_the_validation_cases_is_neither_start_nor_rival(
     assert registry.served() == "v0002"
 
 
+def test_a_rule_for_patients_that_moves_validated_cases_is_refused(
+    trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = trainer.spec.training.model_copy(update={"validation": 0.55})  # the side of phantom_003
+    trainer.spec = trainer.spec.model_copy(update={"training": aside})
+    trainer({"steps": 1}, datastore)
+    assert set(registry.report("v0001")["validated_on"]) == {"phantom_003"}
+    # phantom_003 now is a case of a patient who is trained on
+    by_rule = trainer.spec.model_copy(update={"patient": "^(phantom)_00"})
+    source = FolderStore(datastore.source.studies, by_rule)  # type: ignore[attr-defined]
+    assert {case.patient_id for case in source.cases()} == {"phantom"}
+    again = TrainEnsemble(source, by_rule, registry)
+    with pytest.raises(SystemExit):
+        again({"steps": 1}, CaseDatastore(source, by_rule, "studies"))
+    printed = "".join(capsys.readouterr())
+    assert "1 cases that models were validated on would be trained on now: phantom_003 (patient phantom)" in printed
+    assert registry.versions() == ["v0001"]
+
+
 def test_a_model_of_poisoned_labels_is_not_served(
     trainer: TrainEnsemble,
     infer: SegmentCase,

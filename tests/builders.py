@@ -1,0 +1,101 @@
+"""Small studies on disk, sound ones and such with one fault, for the tables of what is read, used and refused."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from maml_app.cases.spec import TaskSpec, load_task
+from maml_app.imaging.volume import Array
+from maml_app.stores.choice import shipped_tasks
+
+SHAPE = (12, 10, 8)
+NAMES = {"t1": 300.0, "t1ce": 500.0, "t2": 700.0, "flair": 900.0}  # modality -> intensity of the tissue
+
+
+def shipped(name: str) -> TaskSpec:
+    """A task that comes with the app."""
+    return load_task(shipped_tasks()[name])
+
+
+def oblique(spacing_mm: tuple[float, float, float] = (4.0, 5.0, 7.0)) -> Array:
+    """An affine turned about two axes, of voxels with three different edges."""
+    a, b = np.deg2rad(20), np.deg2rad(-15)
+    turn_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn_z @ turn_x @ np.diag(spacing_mm)
+    affine[:3, 3] = (-20.0, 15.0, 30.0)
+    return affine
+
+
+def lesion(values: tuple[int, ...] = (1, 2, 3)) -> Array:
+    """An asymmetric label map (12, 10, 8): of the first value 12 voxels, of the next 6, 4 and 3."""
+    label = np.zeros(SHAPE, np.uint8)
+    places = (np.s_[3:6, 2:4, 2:4], np.s_[6:9, 2:3, 2:4], np.s_[3:7, 4:5, 3:4], np.s_[3:6, 6:7, 6:7])
+    for value, place in zip(values, places, strict=False):
+        label[place] = value
+    return label
+
+
+def tissue(intensity: float, seed: int = 0) -> Array:
+    """An MR-like image: a noisy block in air that is 0."""
+    image = np.zeros(SHAPE, np.float32)
+    image[1:11, 1:9, 1:7] = intensity + np.random.default_rng(seed).normal(0, 20, (10, 8, 6))
+    return image
+
+
+def save(path: Path, voxels: Array, affine: Array | None = None) -> Path:
+    """Write NIfTI with qform and sform alike, in mm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(voxels, oblique() if affine is None else affine)
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def brain(folder: Path, label: Array | None = None, prefix: str = "") -> Path:
+    """A case of the task brats_mr: four modalities on one oblique grid, and a label if one is given."""
+    for seed, (name, intensity) in enumerate(NAMES.items()):
+        save(folder / f"{prefix}{name}.nii.gz", tissue(intensity, seed))
+    if label is not None:
+        save(folder / f"{prefix}label.nii.gz", label)
+    return folder
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Files of which only the names count."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def edit(path: Path, *changes: tuple[int, str, tuple[float, ...]]) -> None:
+    """Overwrite fields of a .nii.gz header: offset (NIfTI-1 standard), struct format, values."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    for offset, form, values in changes:
+        struct.pack_into(f"<{len(values)}{form}", content, offset, *values)
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def codes(qform: int, sform: int) -> tuple[int, str, tuple[float, ...]]:
+    """The change of both form codes."""
+    return 252, "h", (qform, sform)
+
+
+def changed(change: Callable[[Array], Array]) -> Callable[[Path], None]:
+    """A fault that changes the affine of a file."""
+
+    def fault(path: Path) -> None:
+        image = nib.load(path)
+        save(path, np.asarray(image.dataobj), change(image.affine.copy()))
+
+    return fault
