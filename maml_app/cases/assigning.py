@@ -1,11 +1,17 @@
-"""Which of a study's series is which modality of the task: the highest scores first, ties and choices told."""
+"""Which of a study's series is which modality of the task: the highest scores first, ties and choices told.
+
+Every (series, modality) pair gets a score; pairs are taken from the highest score down, each series and each modality
+once. Between series of one score the rule is: more images, then the lower series number, then the lower UID; between
+volumes of one series there is no such rule: neither is taken.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from maml_app.cases.series import Rated, Series, Shared, Verdict, rate, rule_out, shared_by
+from maml_app.cases.rating import rate
+from maml_app.cases.series import Choice, Rated, Series, Shared, rule_out, shared_by
 
 
 @dataclass(frozen=True)
@@ -28,66 +34,72 @@ def assign(
     modalities: Sequence[Rated],
     forced: Mapping[str, str | None] | None = None,
     shared: Mapping[str, Shared] | None = None,
-) -> list[Verdict]:
-    """Which of a case's series is which modality, and why; one verdict a series, in the order they came.
+) -> list[Choice]:
+    """Which of a case's series is which modality, and why; one choice a series, in the order they came.
 
     Args:
         forced: series UID, or `UID#PART`, -> modality name, or None for "do not use"; goes before every rule.
         shared: what all series of the study say alike, by DICOM modality; without it that of these series.
     """
     forced = forced or {}
-    shared = shared_by(series, modalities) if shared is None else shared
-    verdicts = _by_hand(series, forced)
-    pairs: list[_Pair] = []
-    why: dict[str, list[str]] = {}
+    choices = _by_hand(series, forced)
     for one in series:
-        if one.key in verdicts:
-            continue
-        if reason := rule_out(one):
-            verdicts[one.key] = Verdict(one, None, 0, (reason,))
-            continue
-        wanted = forced.get(one.uid)  # a series of several volumes that is set by hand: the rules say which of them
-        for place, modality in enumerate(modalities):
-            score, reasons = rate(one, modality, modalities, shared.get(one.modality, Shared()))
+        if one.key not in choices and (reason := rule_out(one)):
+            choices[one.key] = Choice(one, None, 0, (reason,))
+    waiting = [one for one in series if one.key not in choices]
+    rating = _Rating(modalities, shared_by(series, modalities) if shared is None else shared, forced)
+    pairs = sorted((pair for one in waiting for pair in rating.pairs(one)), key=lambda pair: pair.rank)
+    for pair in pairs:  # what has a problem is told with the modality that it would be
+        one = pair.series
+        if one.problem and one.key not in choices:
+            choices[one.key] = Choice(one, None, pair.score, (one.problem,), meant=pair.modality)
+    _take([pair for pair in pairs if not pair.series.problem], choices, rating.why)
+    for one in waiting:
+        if one.key not in choices:
+            said = (one.problem,) if one.problem else tuple(dict.fromkeys(rating.why.get(one.key, ())))
+            choices[one.key] = Choice(one, None, 0, said or (f"the task has no {one.modality}",))
+    return [choices[one.key] for one in series]
+
+
+class _Rating:
+    """Rates series for the modalities of a task; `why` gets what speaks against each."""
+
+    def __init__(
+        self, modalities: Sequence[Rated], shared: Mapping[str, Shared], forced: Mapping[str, str | None]
+    ) -> None:
+        self.modalities = modalities
+        self.shared = shared
+        self.forced = forced
+        self.why: dict[str, list[str]] = {}
+
+    def pairs(self, series: Series) -> Iterator[_Pair]:
+        """The modalities that a series may be."""
+        wanted = self.forced.get(series.uid)  # several volumes, set by hand: the rules say which of them
+        for place, modality in enumerate(self.modalities):
+            score, reasons = rate(series, modality, self.modalities, self.shared.get(series.modality, Shared()))
             if wanted == modality.name:
                 score, reasons = max(score, 1) + 1000, ("series set by hand", *reasons)
             elif wanted:
                 continue
             if score > 0:
-                pairs.append(_Pair(score, one, place, modality.name, reasons))
+                yield _Pair(score, series, place, modality.name, reasons)
             else:
-                why.setdefault(one.key, []).extend(reasons)
-    usable = []
-    for pair in sorted(pairs, key=lambda pair: pair.rank):
-        one = pair.series
-        if not one.problem:
-            usable.append(pair)
-        elif one.key not in verdicts:
-            verdicts[one.key] = Verdict(one, None, pair.score, (one.problem,), meant=pair.modality)
-    for one in series:
-        if one.problem and one.key not in verdicts:
-            verdicts[one.key] = Verdict(one, None, 0, (one.problem,))
-    _take(usable, verdicts, why)
-    for one in series:
-        if one.key not in verdicts:
-            said = tuple(dict.fromkeys(why.get(one.key, ()))) or (f"the task has no {one.modality}",)
-            verdicts[one.key] = Verdict(one, None, 0, said)
-    return [verdicts[one.key] for one in series]
+                self.why.setdefault(series.key, []).extend(reasons)
 
 
-def _by_hand(series: Sequence[Series], forced: Mapping[str, str | None]) -> dict[str, Verdict]:
-    """The verdicts on series that are set by hand; of two that are set to one modality neither is used."""
+def _by_hand(series: Sequence[Series], forced: Mapping[str, str | None]) -> dict[str, Choice]:
+    """The choices on series that are set by hand; of two that are set to one modality neither is used."""
     uids = [one.uid for one in series]
     wanted: dict[str, list[Series]] = {}
-    verdicts: dict[str, Verdict] = {}
+    choices: dict[str, Choice] = {}
     for one in series:
         if one.key not in forced and (one.uid not in forced or (uids.count(one.uid) > 1 and forced[one.uid])):
             continue
         name = forced.get(one.key, forced.get(one.uid))
         if not name:
-            verdicts[one.key] = Verdict(one, None, 0, ("left out by hand",))
+            choices[one.key] = Choice(one, None, 0, ("left out by hand",))
         elif one.problem:
-            verdicts[one.key] = Verdict(one, None, 0, (f"set by hand, but {one.problem}",), meant=name)
+            choices[one.key] = Choice(one, None, 0, (f"set by hand, but {one.problem}",), meant=name)
         else:
             wanted.setdefault(name, []).append(one)
     for name, members in wanted.items():
@@ -95,23 +107,21 @@ def _by_hand(series: Sequence[Series], forced: Mapping[str, str | None]) -> dict
             others = ", ".join(other.name for other in members if other is not one)
             if others:
                 reason = f"set by hand to {name}, as {others} is too: neither is used; set one of them to none"
-                verdicts[one.key] = Verdict(one, None, 0, (reason,), meant=name)
+                choices[one.key] = Choice(one, None, 0, (reason,), meant=name)
             else:
-                verdicts[one.key] = Verdict(one, name, 0, ("set by hand",))
-    return verdicts
+                choices[one.key] = Choice(one, name, 0, ("set by hand",))
+    return choices
 
 
-def _take(pairs: Sequence[_Pair], verdicts: dict[str, Verdict], why: dict[str, list[str]]) -> None:
-    """Take pairs from the highest score down, into `verdicts`; `why` gets what speaks against the others."""
-    by_hand = {verdict.modality: verdict.series for verdict in verdicts.values() if verdict.modality}
-    refused = {
-        verdict.meant for verdict in verdicts.values() if verdict.meant and verdict.reasons[0].startswith("set by")
-    }
+def _take(pairs: Sequence[_Pair], choices: dict[str, Choice], why: dict[str, list[str]]) -> None:
+    """Take pairs from the highest score down, into `choices`; `why` gets what speaks against the others."""
+    by_hand = {choice.modality: choice.series for choice in choices.values() if choice.modality}
+    refused = {choice.meant for choice in choices.values() if choice.meant and choice.reasons[0].startswith("set by")}
     best: dict[str, _Pair] = {}
     ties: dict[str, list[_Pair]] = {}
     for pair in pairs:
         one, name = pair.series, pair.modality
-        if one.key in verdicts:
+        if one.key in choices:
             continue
         kept = best.get(name)
         if name in by_hand or name in refused:
@@ -124,13 +134,13 @@ def _take(pairs: Sequence[_Pair], verdicts: dict[str, Verdict], why: dict[str, l
                 if other.modality == name
                 and other.series.uid == one.uid
                 and other.score == pair.score
-                and other.series.key not in verdicts
+                and other.series.key not in choices
             ]
             if len(alike) > 1:
-                _refuse(alike, verdicts)
+                _refuse(alike, choices)
                 continue
             best[name] = pair
-            verdicts[one.key] = Verdict(one, name, pair.score, pair.reasons)
+            choices[one.key] = Choice(one, name, pair.score, pair.reasons)
         elif kept.score == pair.score:
             ties.setdefault(name, []).append(pair)
             more = kept.series.images != one.images
@@ -141,15 +151,15 @@ def _take(pairs: Sequence[_Pair], verdicts: dict[str, Verdict], why: dict[str, l
         else:
             why.setdefault(one.key, []).append(f"{pair.score} for {name}, but {kept.series.name} scores {kept.score}")
     for name, pair in best.items():
-        others = [one.series.name for one in ties.get(name, []) if one.series.key not in verdicts]
+        others = [one.series.name for one in ties.get(name, []) if one.series.key not in choices]
         if others:
             note = f"{name} is {pair.series.name}, and {', '.join(others)} fits as well; set it by hand if that is it"
-            verdicts[pair.series.key] = Verdict(
+            choices[pair.series.key] = Choice(
                 pair.series, name, pair.score, (*pair.reasons, f"ties with {', '.join(others)}"), note=note
             )
 
 
-def _refuse(alike: Sequence[_Pair], verdicts: dict[str, Verdict]) -> None:
+def _refuse(alike: Sequence[_Pair], choices: dict[str, Choice]) -> None:
     """Volumes of one series that fit a modality equally: nothing says which is meant, none is taken."""
     names = "; ".join(f"{one.series.part} ({one.series.images} images)" for one in alike)
     for one in alike:
@@ -157,4 +167,4 @@ def _refuse(alike: Sequence[_Pair], verdicts: dict[str, Verdict]) -> None:
             f"its series holds {len(alike)} volumes that fit {one.modality} equally: {names}; set one by hand, as "
             f"{alike[0].series.key}"
         )
-        verdicts[one.series.key] = Verdict(one.series, None, one.score, (reason,), meant=one.modality)
+        choices[one.series.key] = Choice(one.series, None, one.score, (reason,), meant=one.modality)

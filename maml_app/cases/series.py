@@ -1,8 +1,6 @@
-"""Which DICOM series is which modality: rules on attributes, with scores and reasons that a person can read.
+"""A DICOM series as the rules see it: its attributes, what its words and agents say, and what rules it out.
 
-Every (series, modality) pair gets a score; pairs are taken from the highest score down, each series and each modality
-once. Between series of one score the rule is: more images, then the lower series number, then the lower UID; between
-volumes of one series there is no such rule: neither is taken. What all series of a study share is no evidence.
+What all series of a study share is no evidence.
 """
 
 from __future__ import annotations
@@ -17,9 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from maml_app.cases.words import (
     NO_AGENT,
     NOT_AN_IMAGE,
-    REWORKED,
-    TURNED,
-    UNCORRECTED,
     folded,
     found,
     is_word,
@@ -107,7 +102,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Choice:
     """A series, the modality it is taken for (None: not used), the score and the reasons.
 
     `meant` is the modality that a series would be which cannot be used; `note` is what a person should look at.
@@ -168,7 +163,7 @@ def seconds(time: str) -> float | None:
     return int(match[1]) * 3600 + int(match[2] or 0) * 60 + float(match[3] or 0) if match else None
 
 
-def _number(series: Series, keyword: str) -> float | None:
+def number_of(series: Series, keyword: str) -> float | None:
     if keyword == CONTRAST_DELAY:
         began = seconds(series.attributes.get("ContrastBolusStartTime", ""))
         taken = seconds(series.attributes.get("AcquisitionTime", ""))
@@ -212,87 +207,9 @@ def rule_out(series: Series) -> str:
     # a protocol is named after all that it does: "localizer" there says nothing of this series
     if "LOCALIZER" in kind or found(NOT_AN_IMAGE, series.text(DESCRIPTION)):
         return "localizer"
-    frames = int(_number(series, "NumberOfFrames") or 1)
+    frames = int(number_of(series, "NumberOfFrames") or 1)
     if not series.problem and max(series.images, frames) < 2:
         return "one image only"
     if not series.problem and not series.frame:
         return "no FrameOfReferenceUID: it cannot be aligned with other series"
     return ""
-
-
-def _text(series: Series, kind: Sequence[Rated], shared: Shared) -> str:
-    """What speaks for a series: its description; the protocol, then the sequence, only where that says nothing."""
-    vocabulary = [word for modality in kind for word in (*modality.dicom.words, *modality.dicom.avoid)]
-    texts = [text for text in map(series.text, (DESCRIPTION, PROTOCOL, SEQUENCE)) if text not in shared.texts]
-    return next((text for text in texts if found(vocabulary, text)), texts[0] if texts else "")
-
-
-def rate(
-    series: Series, modality: Rated, modalities: Sequence[Rated], shared: Shared = Shared()
-) -> tuple[int, tuple[str, ...]]:
-    """The score of a series for a modality, 0 or less if it cannot be it, and why.
-
-    Where the task has no other modality of this kind, being of that kind is evidence enough.
-    """
-    if DICOM_MODALITY[modality.kind] != series.modality:
-        return 0, ()
-    kind = [one for one in modalities if one.kind == modality.kind]
-    rules, text = modality.dicom, _text(series, kind, shared)
-    avoided = found(rules.avoid, text)
-    if avoided:
-        return 0, (f"not {modality.name}: says {avoided!r}",)
-    score, reasons, evidence = 0, [f"is {series.modality}"], len(kind) == 1
-    word = found(rules.words, text)
-    if word:
-        score += 10 + len(word.split())
-        reasons.append(f"says {word!r}")
-        evidence = True
-    for keyword, pattern in rules.patterns.items():
-        if re.search(pattern, series.attributes.get(keyword, ""), re.IGNORECASE):
-            score += 4
-            reasons.append(f"{keyword} fits")
-            evidence = True
-    for keyword, (low, high) in rules.ranges.items():
-        value = _number(series, keyword)
-        if value is not None:
-            fits = low <= value <= high
-            score += 6 if fits else -6
-            reasons.append(f"{keyword} {value:g} is {'in' if fits else 'outside'} {low:g} to {high:g}")
-            evidence |= fits
-    has = contrast_of(series, shared)
-    if rules.contrast is not None and (
-        (rules.contrast == "required" and not has)
-        or (rules.contrast == "expected" and has is False)
-        or (rules.contrast == "absent" and has)
-    ):
-        said = {True: "given", False: "not given", None: "not known to be given"}[has]
-        return 0, (f"not {modality.name}: contrast {said}",)
-    if rules.contrast is not None and has is not None:
-        score += 3
-        reasons.append("contrast given" if has else "no contrast given")
-    if not evidence:
-        return 0, (f"nothing says that it is {modality.name}",)
-    score += 20  # what follows only ranks series that all may be it
-    for points, reason in _quality(series):
-        score += points
-        reasons.append(f"{reason} ({points:+d})")
-    return max(score, 1), tuple(reasons)
-
-
-def _quality(series: Series) -> list[tuple[int, str]]:
-    """What makes a series a better or worse source of its modality than another."""
-    points, text = [], series.text(DESCRIPTION)
-    kind = series.attributes.get("ImageType", "").upper().split("\\")
-    if "DERIVED" in kind[:1]:
-        points.append((-2, "derived"))
-    if {"MIP", "MPR", "PROJECTION IMAGE", "REFORMATTED", "SUBTRACTION"} & set(kind) or found(REWORKED, text):
-        points.append((-8, "reworked from another series"))
-    if series.modality in ("CT", "PT") and found(TURNED, text):
-        points.append((-4, "reformatted to another plane"))
-    if series.modality == "PT":
-        corrected = series.attributes.get("CorrectedImage", "").upper()
-        if (corrected and "ATTN" not in corrected) or found(UNCORRECTED, text):
-            points.append((-15, "not attenuation corrected"))
-    if series.images < 10 and not _number(series, "NumberOfFrames"):
-        points.append((-3, f"{series.images} images only"))
-    return points

@@ -22,10 +22,10 @@ def print_series(store: DicomWebStore) -> None:
     """Each series with its modality, its score and why; and the SEGs, with what they count as."""
     for examination in store.examinations():
         out.print(f"\n[bold]{examination.id}[/bold]  patient {examination.patient or 'unknown'}", soft_wrap=True)
-        for verdict in examination.verdicts:
-            series, name = verdict.series, verdict.modality or "–"
-            line = f"{name:>14} {verdict.score or '':>3}  {series.modality} {series.name}, {series.images} images: "
-            out.print(line + "; ".join(verdict.reasons), soft_wrap=True, markup=False)
+        for choice in examination.choices:
+            series, name = choice.series, choice.modality or "–"
+            line = f"{name:>14} {choice.score or '':>3}  {series.modality} {series.name}, {series.images} images: "
+            out.print(line + "; ".join(choice.reasons), soft_wrap=True, markup=False)
             out.print(f"{'':>20}{series.key}", style="dim", soft_wrap=True)
         for line in _segs(examination, store):
             out.print(line, soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
@@ -31,6 +32,7 @@ from maml_app.imaging.seg_info import (
 )
 from maml_app.imaging.seg_read import read_seg
 from maml_app.imaging.volume import Array
+from maml_app.version import VERSION
 
 __all__ = ["Drawn", "SegInfo", "content_label", "read_seg", "seg_info", "segment_values", "write_seg"]
 ARTIFICIAL_INTELLIGENCE = hd.sr.CodedConcept("123109", "DCM", "Artificial Intelligence")  # CID 7162
@@ -41,16 +43,27 @@ def _concept(code: Code) -> hd.sr.CodedConcept:
     return hd.sr.CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """How a label came about.
+
+    Attributes:
+        drawn: AUTOMATIC for a proposal, SEMIAUTOMATIC when a person changed or confirmed it, MANUAL without a model.
+        number: version of the label, InstanceNumber.
+        algorithm: version of the model that proposed it.
+        description: ContentDescription; what it is and its number, if empty.
+        author: who drew or changed it, ContentCreatorName.
+    """
+
+    drawn: Drawn
+    number: int = 1
+    algorithm: str = ""
+    description: str = ""
+    author: str = ""
+
+
 def write_seg(
-    label: Array,
-    order: Stack,
-    headers: Sequence[Dataset],
-    spec: TaskSpec,
-    drawn: Drawn,
-    number: int,
-    algorithm: str = "",
-    description: str = "",
-    author: str = "",
+    label: Array, order: Stack, headers: Sequence[Dataset], spec: TaskSpec, provenance: Provenance
 ) -> Dataset:
     """A BINARY SEG of a label map with the task's values on the grid of a series.
 
@@ -58,10 +71,6 @@ def write_seg(
         label: (X, Y, Z) uint8 on `order.grid`. All zero is a valid label: reviewed, and nothing found.
         order: the slices of the series, as `stack` gave them for `headers`.
         headers: the images of the series, without pixels or with.
-        drawn: AUTOMATIC for a proposal, SEMIAUTOMATIC when a person changed or confirmed it, MANUAL without a model.
-        number: version of the label, InstanceNumber.
-        algorithm: version of the model that proposed it.
-        author: who drew or changed it, ContentCreatorName.
 
     Raises:
         LabelError: the label is not on the grid of the series, holds values that are not the task's, or the series
@@ -72,7 +81,8 @@ def write_seg(
     unknown = sorted(set(np.unique(label).tolist()) - {0, *spec.label_values})
     if unknown:
         raise LabelError(f"expected label values {spec.label_values}, got {unknown}")
-    kind = "proposal" if drawn == "AUTOMATIC" else "label"
+    number = provenance.number
+    kind = "proposal" if provenance.drawn == "AUTOMATIC" else "label"
     try:
         with warnings.catch_warnings(), lenient():
             warnings.simplefilter("ignore")  # that an empty mask has all its frames written is what we want
@@ -82,18 +92,18 @@ def write_seg(
                 source_images=images,
                 pixel_array=frames,
                 segmentation_type="BINARY",
-                segment_descriptions=_segments(spec, drawn, algorithm),
+                segment_descriptions=_segments(spec, provenance),
                 series_instance_uid=hd.UID(),
                 series_number=9000 + number,
                 sop_instance_uid=hd.UID(),
                 instance_number=number,
                 manufacturer=MAKER,
                 manufacturer_model_name=MODEL_NAME,
-                software_versions="0.1",
+                software_versions=VERSION,
                 device_serial_number="0",
                 content_label=content_label(spec),
-                content_description=text(description, 64) or f"{kind} {number}",
-                content_creator_name=person_name(author) or None,
+                content_description=text(provenance.description, 64) or f"{kind} {number}",
+                content_creator_name=person_name(provenance.author) or None,
                 plane_positions=positions,
                 series_description=text(f"{spec.title[:40]}, {kind} {number}", 64),
             )
@@ -120,11 +130,13 @@ def _frames(
     return frames, [hd.PlanePositionSequence("PATIENT", one.position_mm.tolist()) for one in shown]
 
 
-def _segments(spec: TaskSpec, drawn: Drawn, algorithm: str) -> list[hd.seg.SegmentDescription]:
+def _segments(spec: TaskSpec, provenance: Provenance) -> list[hd.seg.SegmentDescription]:
     identification = None
-    if drawn != "MANUAL":
+    if provenance.drawn != "MANUAL":
         identification = hd.AlgorithmIdentificationSequence(
-            name=f"MAML {spec.name}", family=ARTIFICIAL_INTELLIGENCE, version=text(algorithm, 64) or "unknown"
+            name=f"MAML {spec.name}",
+            family=ARTIFICIAL_INTELLIGENCE,
+            version=text(provenance.algorithm, 64) or "unknown",
         )
     return [
         hd.seg.SegmentDescription(
@@ -132,7 +144,7 @@ def _segments(spec: TaskSpec, drawn: Drawn, algorithm: str) -> list[hd.seg.Segme
             segment_label=one.name,
             segmented_property_category=_concept(one.category),
             segmented_property_type=_concept(one.type),
-            algorithm_type=drawn,
+            algorithm_type=provenance.drawn,
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
             tracking_id=tracking_id(spec, one),

@@ -18,7 +18,7 @@ from maml_app.cases.series import DICOM_MODALITY
 from maml_app.cases.spec import Modality, TaskSpec
 from maml_app.imaging.dicom import TO_RAS, stack
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.seg import write_seg
+from maml_app.imaging.seg import Provenance, write_seg
 from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.phantom.scene import PhantomCase, make_case
 
@@ -151,7 +151,7 @@ def make_study(
         frame = next(name for name in spec.preference if name in series)
         order = stack(series[frame])
         truth = truth_on(case, order.grid)
-        label = write_seg(truth, order, series[frame], spec, "MANUAL", 1, description="phantom truth")
+        label = write_seg(truth, order, series[frame], spec, Provenance("MANUAL", description="phantom truth"))
     return DicomStudy(f"{case.id}-{seed}", series, extra, label), case
 
 

@@ -29,25 +29,9 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, started = Headers(scope=scope), False
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         limit = self.upload_bytes if kind.startswith(("multipart/", "application/dicom")) else LONGEST_JSON
-        taken, ended, started = 0, False, False
-
-        async def taking() -> Message:
-            nonlocal taken, ended
-            if ended:
-                return await receive()  # tells when the client leaves
-            try:
-                message = await asyncio.wait_for(receive(), SLOWEST_S)
-            except TimeoutError:
-                raise HTTPException(408, f"nothing more of the request came for {SLOWEST_S:g} s") from None
-            if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
-                ended = not message.get("more_body", False)
-                if taken > limit:
-                    raise HTTPException(413, f"expected at most {limit / 1e6:g} MB, got more")
-            return message
 
         async def sending(message: Message) -> None:
             nonlocal started
@@ -55,17 +39,39 @@ class Limits:
             await send(message)
 
         try:
-            declared = headers.get("content-length", "0")
-            if not declared.isdecimal() or int(declared) > limit:
-                raise HTTPException(413, f"expected at most {limit / 1e6:g} MB, got {declared[:20]} bytes")
+            body = _Body(receive, limit, headers.get("content-length", "0"))
             # some clients name a body's type where they send none
             whole = kind == "application/json" and scope["method"] in ("POST", "PUT")
-            source = await _whole_json(taking) if whole else taking
-            await self.app(scope, source, sending)
+            await self.app(scope, await _whole_json(body) if whole else body, sending)
         except HTTPException as refused:
             if not started:
                 close = {"Connection": "close"}
                 await error(Request(scope), refused.status_code, refused.detail, close)(scope, receive, send)
+
+
+class _Body:
+    """ASGI's receive, up to a limit. Raises HTTPException: 413 it is larger, 408 nothing more of it comes."""
+
+    def __init__(self, receive: Receive, limit: int, declared: str) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._taken, self._ended = 0, False
+        if not declared.isdecimal() or int(declared) > limit:
+            raise HTTPException(413, f"expected at most {limit / 1e6:g} MB, got {declared[:20]} bytes")
+
+    async def __call__(self) -> Message:
+        if self._ended:
+            return await self._receive()  # tells when the client leaves
+        try:
+            message = await asyncio.wait_for(self._receive(), SLOWEST_S)
+        except TimeoutError:
+            raise HTTPException(408, f"nothing more of the request came for {SLOWEST_S:g} s") from None
+        if message["type"] == "http.request":
+            self._taken += len(message.get("body", b""))
+            self._ended = not message.get("more_body", False)
+            if self._taken > self._limit:
+                raise HTTPException(413, f"expected at most {self._limit / 1e6:g} MB, got more")
+        return message
 
 
 async def _whole_json(taking: Receive) -> Receive:

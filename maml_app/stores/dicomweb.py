@@ -23,7 +23,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
 from maml_app.imaging.dicom import read_series, stack
 from maml_app.imaging.files import write_image, write_label
-from maml_app.imaging.seg import Drawn, SegInfo, read_seg, write_seg
+from maml_app.imaging.seg import Drawn, Provenance, SegInfo, read_seg, write_seg
 from maml_app.stores.cache import Cache
 from maml_app.stores.examinations import Examination, list_examinations
 from maml_app.stores.identity import archive_identity
@@ -82,16 +82,16 @@ class DicomWebStore:
             study=one.study,
             series={name: one.series[name].uid for name in order},
             others={
-                verdict.series.key: ref(verdict.series)
-                for verdict in one.verdicts
-                if verdict.series.key not in used and not verdict.series.problem and not rule_out(verdict.series)
+                choice.series.key: ref(choice.series)
+                for choice in one.choices
+                if choice.series.key not in used and not choice.series.problem and not rule_out(choice.series)
             },
         )
         return replace(case, labels=self._labels(one))
 
     def _labels(self, one: Examination) -> tuple[LabelRef, ...]:
         """Ours by what they say of themselves; others' only if told so. In the order they were written."""
-        on = {verdict.series.uid: verdict.series.problem for verdict in one.verdicts if not rule_out(verdict.series)}
+        on = {choice.series.uid: choice.series.problem for choice in one.choices if not rule_out(choice.series)}
         found: list[LabelRef] = []
         for info in one.segs:
             if info.refers_to not in on or not (info.task == self.spec.name if info.ours else self.foreign):
@@ -143,18 +143,18 @@ class DicomWebStore:
             return case, asked
         why = "it is not CT, PET or MR"
         for one in self.examinations(str(rows[0].StudyInstanceUID)):
-            verdicts = [verdict for verdict in one.verdicts if name in (verdict.series.key, verdict.series.uid)]
-            if not verdicts:
+            choices = [choice for choice in one.choices if name in (choice.series.key, choice.series.uid)]
+            if not choices:
                 continue
             case = self.case_of(one)
             keys = {series.key: modality for modality, series in one.series.items()} | {key: key for key in case.others}
-            shown = [verdict.series.key for verdict in verdicts if verdict.series.key in keys]
+            shown = [choice.series.key for choice in choices if choice.series.key in keys]
             # of a series that holds several volumes, the one that is a modality
             shown = [key for key in shown if keys[key] in case.images] or shown
             if case.images and len(shown) == 1:
                 return case, keys[shown[0]]
             why = f"it holds several volumes, name one: {', '.join(shown)}" if len(shown) > 1 else ""
-            why = why or "; ".join(reason for verdict in verdicts for reason in verdict.reasons)
+            why = why or "; ".join(reason for choice in choices for reason in choice.reasons)
             if not case.images:
                 why += f"; its study has no series that is one of {', '.join(self.spec.modality_names)}"
         raise CaseError(f"series {name} cannot be segmented: {why}")
@@ -184,7 +184,7 @@ class DicomWebStore:
         def make(path: Path) -> None:
             seg = self.pacs.image(one.study, info.series, info.instance)
             headers = self.pacs.headers(one.study, info.refers_to)
-            parts = [verdict.series.part for verdict in one.verdicts if verdict.series.uid == info.refers_to]
+            parts = [choice.series.part for choice in one.choices if choice.series.uid == info.refers_to]
             orders = [stack(headers, part) for part in parts]
             order = next((order for order in orders if info.image in order.instances), orders[0])
             label = read_seg(seg, order, self.spec, one.frame)
@@ -211,7 +211,7 @@ class DicomWebStore:
         case, asked = self.resolve(image_id)
         label, on = checked_label(case, file, self.spec, info, asked)
         one = next(one for one in self.examinations(case.study) if one.id == case.id)
-        series = one.series.get(on) or next(verdict.series for verdict in one.verdicts if verdict.series.key == on)
+        series = one.series.get(on) or next(choice.series for choice in one.choices if choice.series.key == on)
         headers = self.pacs.headers(case.study, series.uid)
         order = stack(headers, series.part)
         if not order.grid.same_as(label.grid):
@@ -219,16 +219,9 @@ class DicomWebStore:
         version = max((one.version for one in case.labels), default=0) + 1
         manual = str(info.get("drawn", "")).upper() == "MANUAL"
         drawn: Drawn = "AUTOMATIC" if tag == ORIGINAL else "MANUAL" if manual else "SEMIAUTOMATIC"
-        seg = write_seg(
-            label.voxels,
-            order,
-            headers,
-            self.spec,
-            drawn,
-            version,
-            algorithm=str(info.get("model_version") or (info.get("params") or {}).get("model_version") or ""),
-            author=str(info.get("author") or ""),
-        )
+        algorithm = str(info.get("model_version") or (info.get("params") or {}).get("model_version") or "")
+        provenance = Provenance(drawn, version, algorithm, author=str(info.get("author") or ""))
+        seg = write_seg(label.voxels, order, headers, self.spec, provenance)
         if not np.array_equal(read_seg(seg, order, self.spec, one.frame), label.voxels):
             raise LabelError(f"case {case.id}: the SEG does not read back as the label sent; nothing was stored")
         self.pacs.store(seg)

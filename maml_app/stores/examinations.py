@@ -1,4 +1,4 @@
-"""What an archive holds: studies by frame of reference, each series with its verdict, and the SEGs drawn on them."""
+"""What an archive holds: studies by frame of reference, each series with its choice, and the SEGs drawn on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from maml_app.cases.assigning import assign
-from maml_app.cases.series import DICOM_MODALITY, Series, Verdict, shared_by
+from maml_app.cases.series import DICOM_MODALITY, Choice, Series, shared_by
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ObjectError
 from maml_app.imaging.seg import SegInfo, seg_info
@@ -25,7 +25,7 @@ HEADERS = "headers-2"  # the folder in the cache; another name for each way of w
 
 @dataclass(frozen=True)
 class Examination:
-    """One study's series in one frame of reference, with the verdict on each, and the SEGs drawn on them.
+    """One study's series in one frame of reference, with the choice on each, and the SEGs drawn on them.
 
     `hints` are about the study: series that could not be read, or that lie in another frame of reference.
     """
@@ -34,14 +34,14 @@ class Examination:
     study: str
     frame: str
     patient: str
-    verdicts: tuple[Verdict, ...]
+    choices: tuple[Choice, ...]
     segs: tuple[SegInfo, ...] = field(default=())
     hints: tuple[str, ...] = field(default=())
 
     @property
     def series(self) -> dict[str, Series]:
         """Modality -> its series."""
-        return {verdict.modality: verdict.series for verdict in self.verdicts if verdict.modality}
+        return {choice.modality: choice.series for choice in self.choices if choice.modality}
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -51,7 +51,7 @@ class Examination:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should look at, though the case can be used: ties, images left out, series replaced."""
-        notes = [verdict.note for verdict in self.verdicts if verdict.note]
+        notes = [choice.note for choice in self.choices if choice.note]
         for name, one in self.series.items():
             notes += [f"{name} is one of several volumes of series {one.uid}: {one.part}"] if one.part else []
             notes += [f"{name}, {one.name}: {note}" for note in one.notes]
@@ -62,12 +62,12 @@ class Examination:
 
     def _refused(self) -> list[tuple[str, list[str]]]:
         found: dict[str, list[str]] = {}
-        for verdict in self.verdicts:
-            if verdict.meant:
-                said = found.setdefault(verdict.meant, [])
-                reason = "; ".join(verdict.reasons)
+        for choice in self.choices:
+            if choice.meant:
+                said = found.setdefault(choice.meant, [])
+                reason = "; ".join(choice.reasons)
                 if not any(reason in other for other in said):  # said of each of a series' volumes alike
-                    said.append(f"series {verdict.series.uid} ({verdict.series.name}): {reason}")
+                    said.append(f"series {choice.series.uid} ({choice.series.name}): {reason}")
         return list(found.items())
 
 
@@ -147,8 +147,8 @@ def _of_study(
         uids = {one.uid for one in members}
         segs = [info for one in listed for info in one.segs if info.refers_to in uids]
         segs.sort(key=lambda info: (info.written, info.number, info.instance))
-        verdicts = tuple(assign(members, spec.modalities, forced, shared))
-        result.append(Examination(case_id(study, frame), study, frame, patient, verdicts, tuple(segs), tuple(failed)))
+        choices = tuple(assign(members, spec.modalities, forced, shared))
+        result.append(Examination(case_id(study, frame), study, frame, patient, choices, tuple(segs), tuple(failed)))
     if failed and not result:
         result.append(Examination(case_id(study, ""), study, "", patient, (), (), tuple(failed)))
     return [replace(one, hints=(*one.hints, *_elsewhere(one, result, spec))) for one in result]

@@ -123,7 +123,7 @@ class _Import:
         self.one = one
         self.case = case
         preferred = {name: one.series[name] for name in store.spec.preference if name in one.series}
-        others = {verdict.series.key: verdict.series for verdict in one.verdicts if verdict.series.key in case.others}
+        others = {choice.series.key: choice.series for choice in one.choices if choice.series.key in case.others}
         self.series: dict[str, Series] = {**preferred, **others}
         self._stacks: dict[str, Stack] = {}
 

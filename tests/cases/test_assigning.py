@@ -198,10 +198,10 @@ def test_ties_are_told_with_the_series_that_is_taken() -> None:
 
 def test_volumes_that_fit_equally_are_refused_with_both_named() -> None:
     parts = [one("CT", "CT", uid="1.5", part=f"AcquisitionNumber:{number}") for number in (1, 2)]
-    for verdict in assign(parts, task(SARCOMA).modalities):
-        assert (verdict.modality, verdict.meant) == (None, "ct")
-        assert "AcquisitionNumber:1 (60 images); AcquisitionNumber:2 (60 images)" in verdict.reasons[0]
-        assert "set one by hand, as 1.5#AcquisitionNumber:1" in verdict.reasons[0]
+    for choice in assign(parts, task(SARCOMA).modalities):
+        assert (choice.modality, choice.meant) == (None, "ct")
+        assert "AcquisitionNumber:1 (60 images); AcquisitionNumber:2 (60 images)" in choice.reasons[0]
+        assert "set one by hand, as 1.5#AcquisitionNumber:1" in choice.reasons[0]
     # by hand one of them, or the series where the rules can tell
     assert taken(SARCOMA, parts, {"1.5#AcquisitionNumber:2": "ct"}) == {"ct": "1.5#AcquisitionNumber:2"}
     assert taken(SARCOMA, parts, {"1.5": None}) == {}
@@ -211,11 +211,11 @@ def test_volumes_that_fit_equally_are_refused_with_both_named() -> None:
 
 def test_two_series_set_by_hand_to_one_modality_are_both_refused() -> None:
     series = [one("a", "CT"), one("b", "CT"), one("c", "CT")]
-    verdicts = assign(series, task(SARCOMA).modalities, {"a": "ct", "b": "ct"})
-    assert [verdict.modality for verdict in verdicts] == [None, None, None]
-    assert [verdict.meant for verdict in verdicts] == ["ct", "ct", ""]
-    assert verdicts[0].reasons == ("set by hand to ct, as #1 b is too: neither is used; set one of them to none",)
-    assert "set by hand" in verdicts[2].reasons[0]
+    choices = assign(series, task(SARCOMA).modalities, {"a": "ct", "b": "ct"})
+    assert [choice.modality for choice in choices] == [None, None, None]
+    assert [choice.meant for choice in choices] == ["ct", "ct", ""]
+    assert choices[0].reasons == ("set by hand to ct, as #1 b is too: neither is used; set one of them to none",)
+    assert "set by hand" in choices[2].reasons[0]
 
 
 def test_a_series_that_is_no_volume_costs_only_itself() -> None:

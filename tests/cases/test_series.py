@@ -23,10 +23,10 @@ def mr(uid: str, description: str, images: int = 60, number: int = 1, **attribut
 
 
 def chosen(name: str, series: list[Series], **more: object) -> dict[str, str | None]:
-    verdicts = assign(series, task(name).modalities, **more)  # type: ignore[arg-type]
-    assert [verdict.series for verdict in verdicts] == series
-    assert all(verdict.reasons for verdict in verdicts)
-    return {verdict.series.uid: verdict.modality for verdict in verdicts}
+    choices = assign(series, task(name).modalities, **more)  # type: ignore[arg-type]
+    assert [choice.series for choice in choices] == series
+    assert all(choice.reasons for choice in choices)
+    return {choice.series.uid: choice.modality for choice in choices}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,10 @@ def test_a_tie_is_reported_with_the_rule_that_resolved_it() -> None:
     assert "ties with #2 arterial for arterial" in " ".join(first.reasons)
     assert "more images" in " ".join(first.reasons)
     same = [ct("a", "arterial", number=5), ct("b", "arterial", number=2)]
-    assert [verdict.modality for verdict in assign(same, task("liver_multiphase_ct").modalities)] == [None, "arterial"]
+    assert [choice.modality for choice in assign(same, task("liver_multiphase_ct").modalities)] == [
+        None,
+        "arterial",
+    ]
 
 
 def test_brain_sequences_and_contrast() -> None:
@@ -132,8 +135,7 @@ def test_set_by_hand_goes_before_every_rule() -> None:
     forced = {"b": "arterial", "c": None}
     assert chosen("liver_multiphase_ct", series, forced=forced) == {"a": None, "b": "arterial", "c": None}
     reasons = {
-        verdict.series.uid: verdict.reasons
-        for verdict in assign(series, task("liver_multiphase_ct").modalities, forced)
+        choice.series.uid: choice.reasons for choice in assign(series, task("liver_multiphase_ct").modalities, forced)
     }
     assert reasons["b"] == ("set by hand",)
     assert reasons["c"] == ("left out by hand",)

@@ -16,7 +16,7 @@ from pydicom.filewriter import dcmwrite
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.lenient import lenient
-from maml_app.imaging.seg import read_seg, seg_info, write_seg
+from maml_app.imaging.seg import Provenance, read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array
 from tests.imaging.objects import enhanced, images
 
@@ -28,7 +28,7 @@ def saved(series: list[Dataset], spec: TaskSpec, **more: str) -> tuple[Dataset, 
     order = stack(series)
     label = np.zeros(order.grid.shape, np.uint8)
     label[2:4, 1:5, 1:3], label[6, 3, 3] = 1, 2
-    seg = write_seg(label, order, series, spec, "MANUAL", 1, **more)
+    seg = write_seg(label, order, series, spec, Provenance("MANUAL", 1, **more))
     buffer = io.BytesIO()
     seg.save_as(buffer, write_like_original=False)
     buffer.seek(0)
@@ -144,5 +144,5 @@ def test_a_label_on_a_part_of_a_multi_frame_image_comes_back(spec: TaskSpec) -> 
     order = stack([image], "EchoTime:90")
     label = np.zeros(order.grid.shape, np.uint8)
     label[2:4, 1:5, 0], label[6, 3, 3], label[1, 1, 4] = 1, 2, 2
-    seg = write_seg(label, order, [image], spec, "MANUAL", 1)
+    seg = write_seg(label, order, [image], spec, Provenance("MANUAL", 1))
     np.testing.assert_array_equal(read_seg(seg, order, spec, str(image.FrameOfReferenceUID)), label)

@@ -15,7 +15,7 @@ from pydicom.pixel_data_handlers.util import pack_bits
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
 from maml_app.imaging.dicom import Stack, stack
-from maml_app.imaging.seg import read_seg, seg_info, write_seg
+from maml_app.imaging.seg import Provenance, read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import write_series
 from maml_app.stores.choice import shipped_tasks
@@ -53,7 +53,7 @@ def stored(seg: Dataset) -> Dataset:
 def written(label: Array, series: list[Dataset], spec: TaskSpec, **more: object) -> tuple[Dataset, Stack]:
     order = stack(series)
     arguments = {"drawn": "SEMIAUTOMATIC", "number": 3, "algorithm": "v0007", **more}
-    return stored(write_seg(label, order, series, spec, **arguments)), order  # type: ignore[arg-type]
+    return stored(write_seg(label, order, series, spec, Provenance(**arguments))), order  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["last label only", "empty", "three slices of all", "whole"])
@@ -226,6 +226,6 @@ def test_what_does_not_belong_is_refused(spec: TaskSpec, series: list[Dataset]) 
     with pytest.raises(LabelError, match="expected frames that can be read"):
         read_seg(broken, order, spec, seg[FRAME].value)
     with pytest.raises(LabelError, match=r"expected a label of shape \(12, 10, 48\)"):
-        write_seg(label[:-1], order, series, spec, "MANUAL", 1)
+        write_seg(label[:-1], order, series, spec, Provenance("MANUAL", 1))
     with pytest.raises(LabelError, match=r"expected label values .*got \[7\]"):
-        write_seg(np.full_like(label, 7), order, series, spec, "MANUAL", 1)
+        write_seg(np.full_like(label, 7), order, series, spec, Provenance("MANUAL", 1))

@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series, stack
-from maml_app.imaging.seg import read_seg, write_seg
+from maml_app.imaging.seg import Provenance, read_seg, write_seg
 from maml_app.imaging.sorting import sort_out
 from maml_app.imaging.survey import survey
 from maml_app.phantom.dicom import write_series
@@ -238,7 +238,7 @@ def test_rounded_positions_are_even_and_a_gap_is_not(spec: TaskSpec, step_mm: fl
     assert order.grid.spacing_mm[2] == pytest.approx(step_mm, rel=0.01)
     label = np.zeros(order.grid.shape, np.uint8)
     label[1:3, 2, 4:9], label[4, 0, 20:] = 1, 2
-    seg = write_seg(label, order, series, spec, "MANUAL", 1)
+    seg = write_seg(label, order, series, spec, Provenance("MANUAL", 1))
     np.testing.assert_array_equal(read_seg(seg, order, spec, str(seg.FrameOfReferenceUID)), label)
     for lost in (1, 14, 28):
         with pytest.raises(ImageError, match=r"missing|uneven"):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
-from maml_app.cases.series import Verdict
+from maml_app.cases.series import Choice
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError
 from maml_app.imaging.check import inspect
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.labels import read_case_label
-from maml_app.imaging.seg import write_seg
+from maml_app.imaging.seg import Provenance, write_seg
 from maml_app.phantom.dicom import make_study, truth_on, write_series
 from maml_app.stores.dicomweb import DicomWebStore
 from tests.harness.orthanc import Orthanc
@@ -33,12 +33,12 @@ def test_series_are_found_assigned_and_explained(store: DicomWebStore, archive: 
         one = by_study[archive.study_uid(number)]
         expected = {name: archive.uid(number, name) for name in archive.studies[number][0].series}
         assert {name: series.uid for name, series in one.series.items()} == expected
-        verdicts: dict[str, Verdict] = {verdict.series.uid: verdict for verdict in one.verdicts}
-        localizer = verdicts[str(archive.studies[number][0].extra[0][0].SeriesInstanceUID)]
+        choices: dict[str, Choice] = {choice.series.uid: choice for choice in one.choices}
+        localizer = choices[str(archive.studies[number][0].extra[0][0].SeriesInstanceUID)]
         assert (localizer.modality, localizer.reasons) == (None, ("localizer",))
-        assert all(verdict.reasons for verdict in one.verdicts)
+        assert all(choice.reasons for choice in one.choices)
     copied = archive.studies[1][0].extra[1][0].SeriesInstanceUID
-    lost = next(v for v in by_study[archive.study_uid(1)].verdicts if v.series.uid == copied)
+    lost = next(v for v in by_study[archive.study_uid(1)].choices if v.series.uid == copied)
     assert lost.modality is None
     assert "for ct, but #2 ct scores" in lost.reasons[0]
 
@@ -87,7 +87,7 @@ def test_a_series_that_is_no_volume_is_left_out_of_its_case_and_told(
     store = opened(archive.url, spec, tmp_path / "cache")
     study, _ = make_study(spec, 10, 0, 24)
     order = stack(study.series["ct"])
-    drawn = write_seg(np.zeros(order.grid.shape, np.uint8), order, study.series["ct"], spec, "MANUAL", 1)
+    drawn = write_seg(np.zeros(order.grid.shape, np.uint8), order, study.series["ct"], spec, Provenance("MANUAL", 1))
     gap = study.series["ct"].pop(3)
     archive.orthanc.add([*study.instances(), drawn])
     case = store.case(str(gap.StudyInstanceUID))

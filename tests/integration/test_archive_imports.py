@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.dicom import Stack, stack
 from maml_app.imaging.files import read_label
-from maml_app.imaging.seg import write_seg
+from maml_app.imaging.seg import Provenance, write_seg
 from maml_app.imaging.volume import Array
 from maml_app.phantom.dicom import make_study
 from maml_app.stores.imports import import_labels
@@ -52,7 +52,7 @@ class Study:
         return file
 
     def segments(self, name: str, label: Array, names: tuple[str, str] = ("organ", "lesion")) -> Dataset:
-        seg = write_seg(label, self.order(name), self.series[name], self.spec, "MANUAL", 1)
+        seg = write_seg(label, self.order(name), self.series[name], self.spec, Provenance("MANUAL", 1))
         seg.ManufacturerModelName = "Another program"
         for segment, called in zip(seg.SegmentSequence, names, strict=True):
             segment.SegmentLabel = called

@@ -19,7 +19,7 @@ from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_case_label
-from maml_app.imaging.seg import write_seg
+from maml_app.imaging.seg import Provenance, write_seg
 from maml_app.network.settings import Network
 from maml_app.phantom.dicom import make_study, truth_on
 from maml_app.settings import Settings
@@ -72,11 +72,11 @@ def test_proposals_other_tasks_and_other_programs_are_no_labels(
     order = stack(series)
     label = truth_on(truth, order.grid)
     other = spec.model_copy(update={"name": "other"})
-    foreign = write_seg(label, order, series, spec, "SEMIAUTOMATIC", 1)
+    foreign = write_seg(label, order, series, spec, Provenance("SEMIAUTOMATIC", 1))
     foreign.ManufacturerModelName = "Another program"
-    predicted = write_seg(label, order, series, spec, "AUTOMATIC", 1)
+    predicted = write_seg(label, order, series, spec, Provenance("AUTOMATIC", 1))
     predicted.ManufacturerModelName = "Another program"
-    archive.orthanc.add([write_seg(label, order, series, other, "MANUAL", 1), foreign, predicted])
+    archive.orthanc.add([write_seg(label, order, series, other, Provenance("MANUAL", 1)), foreign, predicted])
     case = store.case(str(series[0].StudyInstanceUID))
     assert (case.labels, case.label) == ((), None)
 
@@ -123,7 +123,7 @@ def test_segs_that_cannot_be_read_are_told_and_not_kept(archive: Archive, spec: 
     order = stack(series)
     label = np.zeros(order.grid.shape, np.uint8)
     label[2:5, 2:5, 2:5] = 1
-    seg = write_seg(label, order, series, spec, "MANUAL", 1)
+    seg = write_seg(label, order, series, spec, Provenance("MANUAL", 1))
     seg.ManufacturerModelName, seg.FrameOfReferenceUID = "Another program", "1.2.3.4"
     archive.orthanc.add([seg])
     case = store.case(str(series[0].StudyInstanceUID))
@@ -166,7 +166,7 @@ def test_contours_and_foreign_segs_are_imported_on_request(archive: Archive, spe
     # in the archive, another program's SEG
     study, truth = make_study(spec, 14, 0, 24)
     order = stack(study.series["pet"])
-    seg = write_seg(truth_on(truth, order.grid), order, study.series["pet"], spec, "MANUAL", 1)
+    seg = write_seg(truth_on(truth, order.grid), order, study.series["pet"], spec, Provenance("MANUAL", 1))
     seg.ManufacturerModelName = "Another program"
     archive.orthanc.add([*study.instances(), seg])
     uid = str(seg.StudyInstanceUID)
