@@ -127,7 +127,7 @@ def _uid(study: DicomStudy) -> str:
 
 def _measure(server: Server, wanted: dict[str, Call], count: int, clients: int) -> dict[str, object]:
     _train(server.url, 5)
-    while requests.get(f"{server.url}/train/?check_if_running=true", timeout=60).ok:
+    while requests.get(f"{server.url}/train/", timeout=60).json()["status"] in ("SUBMITTED", "RUNNING"):
         time.sleep(1)
     ask(wanted, 20, 1)  # series are fetched, the model is loaded
     quiet = told(ask(wanted, 60, 1))
