@@ -22,6 +22,7 @@ from maml_app.imaging.files import read_label, write_label
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
+from tests.builders import keep
 from tests.harness.server import Server
 
 SPEC = load_task(shipped_tasks()["sarcoma_pet_ct_mr"])
@@ -61,6 +62,9 @@ class Book:
         for path in self.store.label_root.rglob("*.nii.gz"):
             if not path.name.startswith("."):
                 read_label(path)
+        recorded = {label.entry.label: label for label in self.store.history(CASE)}
+        self.faults += [f"{name} has no record" for name in found if name not in recorded]
+        self.faults += [f"{name}'s record is empty" for name, label in recorded.items() if not label.entry.content]
         for path in self.store.label_root.rglob("[!.]*.json"):
             json.loads(path.read_text(encoding="utf-8"))
 
@@ -73,7 +77,7 @@ def of_processes(book: Book, kills: int, rng: np.random.Generator) -> None:
         child = os.fork()
         if child == 0:
             for mine in range(number, number + 1000):
-                stored = book.store.save_label(CASE, book.draw(mine), "final", {})
+                stored = keep(book.store, CASE, book.draw(mine))
                 os.write(write, f"{stored.id} {mine}\n".encode())
             os._exit(0)
         os.close(write)

@@ -128,8 +128,8 @@ class MamlApp(MONAILabelApp):
         answer = {"label": file, "tag": ORIGINAL, "file": file, "params": params}
         if request.get("save_label"):
             store = datastore or self.datastore()
-            author = {"author": request["author"]} if request.get("author") else {}
-            answer["label"] = store.save_label(request["image"], file, ORIGINAL, {"params": params, **author})
+            told = {"author": request.get("author") or "", "proposal": {"model": params["model_version"]}}
+            answer["label"] = store.save_label(request["image"], file, ORIGINAL, told)
         return answer
 
 

@@ -10,11 +10,14 @@ MamlError                  any mistake that a user can mend; shown without a tra
 │   ├── ImageError         a file that is not a readable 3D volume
 │   ├── GridError          geometry that cannot be right: a singular affine, no overlap
 │   └── LabelError         a label map with other values, or on another grid, than the task allows
+│       └── ConflictError  a label that would replace another person's unseen: a person has to choose
 ├── ModelError             a checkpoint that is missing, damaged or of another task
 └── TrainingError          training that cannot start or go on
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class MamlError(Exception):
@@ -71,6 +74,20 @@ class LabelError(CaseError):
     """A label map does not fit the task or the case."""
 
     status = 400
+
+
+class ConflictError(LabelError):
+    """A label is kept and does not count until a person has chosen between it and another one.
+
+    Attributes:
+        details: what there is to choose from, for a client.
+    """
+
+    status = 409
+
+    def __init__(self, message: str, details: Mapping[str, object]) -> None:
+        super().__init__(message)
+        self.details = dict(details)
 
 
 class ModelError(MamlError):

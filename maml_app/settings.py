@@ -29,7 +29,9 @@ class Settings(BaseModel):
         default=0.0, description="memory of a training; 0: what it has and three quarters of what is free"
     )
     random: str = Field(default="", description="the strategy that answers clients who ask for `random`, as OHIF does")
-    cache: str = Field(default="", description="archive: folder for what is downloaded; ~/.cache/maml_app without it")
+    cache: str = Field(
+        default="", description="folder for the ledger and what is downloaded; ~/.cache/maml_app without it"
+    )
     cache_gb: Gigabytes = Field(
         default=20.0, description="archive: room for downloads, the least recently used go first"
     )

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from maml_app.cases.case import FINAL, LabelRef
+from maml_app.cases.history import Told
+from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec, load_task
+from maml_app.imaging.files import read_label
 from maml_app.imaging.volume import Array
+from maml_app.labelling.incoming import Segment
+from maml_app.labelling.saving import Sent, find_label
+from maml_app.labelling.saving import save as save_label
 from maml_app.stores.choice import shipped_tasks
 
 SHAPE = (12, 10, 8)
@@ -99,3 +107,13 @@ def changed(change: Callable[[Array], Array]) -> Callable[[Path], None]:
         save(path, np.asarray(image.dataobj), change(image.affine.copy()))
 
     return fault
+
+
+def keep(
+    source: CaseSource, image: str, file: Path, tag: str = FINAL, segments: Sequence[Segment] = (), **told: Any
+) -> LabelRef:
+    """Save the label map in a file, as a server does."""
+    nothing_there = bool(told.pop("nothing_there", False))
+    sent = Sent(image, read_label(file), Told(**told), tag, segments, nothing_there)
+    entry = save_label(source, source.spec, sent)  # type: ignore[attr-defined]
+    return find_label(source.case(entry.case), entry.label)

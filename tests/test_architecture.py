@@ -18,7 +18,7 @@ BENEATH = [  # from the ground up: a room imports from lower floors only, and fr
     {"cases"},
     {"imaging"},
     {"phantom", "stores", "evaluation"},
-    {"training"},
+    {"training", "labelling"},
     {"versions"},
     {"choosing"},
     {"commands", "tasks", "server"},

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from maml_app.cases.history import FINAL, ORIGINAL, State
 from maml_app.cases.values import Meaning
 from maml_app.errors import CaseError
 
-FINAL = "final"  # tag of a person's label: what is trained on
-ORIGINAL = "original"  # tag of a model's proposal: never trained on
+__all__ = ["FINAL", "ORIGINAL", "Case", "FileRef", "LabelRef", "check_id", "subsets"]
 
 CASE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -57,7 +57,7 @@ class LabelRef:
 
     `problem` says why it cannot be used, as when there are two for one case. `meaning` tells what its values mean;
     without it they are the task's own. `mark` is for stores whose labels can go away: with it an id is never another
-    label's.
+    label's. `state` is what it counts for.
     """
 
     path: Path
@@ -67,6 +67,7 @@ class LabelRef:
     problem: str = field(default="", compare=False)
     meaning: Callable[[], Meaning] | None = field(default=None, compare=False, repr=False)
     mark: str = ""
+    state: State = State.FINAL
 
     def local(self) -> Path:
         """The file's path, with the file there if it can be had."""
@@ -106,8 +107,8 @@ class Case:
 
     @property
     def label(self) -> LabelRef | None:
-        """The newest final label: the last."""
-        return next((label for label in reversed(self.labels) if label.tag == FINAL), None)
+        """The newest final label that stands: the last."""
+        return next((label for label in reversed(self.labels) if label.tag == FINAL and label.state.stands), None)
 
     @property
     def grids(self) -> dict[str, FileRef]:

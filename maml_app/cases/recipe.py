@@ -16,6 +16,17 @@ class Preprocess(Strict):
     spacing_mm: tuple[Positive, Positive, Positive]
 
 
+class Review(Strict):
+    """Which labels count for learning.
+
+    `required`: only those that someone else than their author has approved. `readings`: so many people label each case,
+    without seeing each other's label, before a reviewer picks one or makes a third.
+    """
+
+    required: bool = False
+    readings: Annotated[int, Field(ge=1, le=2)] = 1
+
+
 class Augment(Strict):
     """How far training images are varied, beyond rotation, scaling, flips and intensities; 0 switches one off.
 

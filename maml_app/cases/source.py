@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from maml_app.cases.case import Case, LabelRef
+from maml_app.cases.case import Case
+from maml_app.cases.history import Decision, Entry, Recorded, Told
+
+
+class LabelMap(Protocol):
+    """Voxels (X, Y, Z) uint8 with the task's values, and their affine, voxel index -> RAS mm: a Volume is one."""
+
+    @property
+    def voxels(self) -> Any: ...
+
+    @property
+    def affine(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,37 @@ class CaseSource(Protocol):
             CaseError: there is no such case, or the case lacks the modality.
         """
 
-    def save_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
-        """Check a label map and store it as a new version; earlier ones stay.
+    def save_label(self, case: Case, image: str, label: LabelMap, tag: str, told: Told) -> Entry:
+        """Store a label map as a new version; earlier ones stay. It is there, with all that is told, or it is not.
+
+        Args:
+            image: on whose grid it lies, a key of `case.grids`.
 
         Raises:
-            LabelError: its values are not the task's, or its grid is none of the case's.
+            LabelError: it cannot be stored as what it is.
+            StudiesError: nothing can be written there.
         """
+
+    def history(self, case_id: str) -> list[Recorded]:
+        """Every label of a case, oldest first, with what was decided about it."""
+
+    def histories(self) -> dict[str, list[Recorded]]:
+        """As `history`, of all cases that have labels."""
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what someone decided about a label.
+
+        Raises:
+            CaseError: there is no such case or label.
+            StudiesError: it cannot be written.
+        """
+
+    def holding(self, case_id: str) -> AbstractContextManager[None]:
+        """Hold a case while its newest label is compared with one to be saved; others wait."""
+
+    @property
+    def state(self) -> Path:
+        """A folder of this machine for what the server keeps about these studies."""
 
     def slices(self, case: Case, asked: str) -> list[str]:
         """Names of the slices along the third axis of an image, as WADO-RS addresses them; [] where there are none."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from maml_app.cases.recipe import Preprocess, Training
+from maml_app.cases.recipe import Preprocess, Review, Training
 from maml_app.cases.series import SeriesRules
 from maml_app.errors import TaskSpecError
 from maml_app.network.settings import Network, Positive, Strict
@@ -114,6 +114,7 @@ class TaskSpec(Strict):
         default="", description="in which of them the studies' label files are, or `task`; told by names and values"
     )
     patient: str = Field(default="", description="regular expression: its first group in a case's id is the patient")
+    review: Review = Review()
     preprocess: Preprocess
     network: Network = Network()
     training: Training = Training()

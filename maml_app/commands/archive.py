@@ -49,7 +49,7 @@ def _segs(one: Examination, store: DicomWebStore) -> list[str]:
         elif info.ours:
             why = f"of another task, {info.task}"
         else:
-            counts = "label" if store.foreign and info.drawn != "AUTOMATIC" else "–"
+            counts = "label" if store.labels.foreign and info.drawn != "AUTOMATIC" else "–"
             why = "by other software: import-labels takes it over, or the server with --conf foreign_segs use"
         lines.append(f"{counts:>14}      SEG {info.instance}: {why}")
     return lines

@@ -19,6 +19,8 @@ from maml_app.imaging.header import REWRITE, placed_grid
 from maml_app.imaging.nrrd_file import read_nrrd
 from maml_app.imaging.volume import Array, Grid, Volume
 
+COMMENT = 6  # code of a header extension that holds text
+
 
 def write_image(path: Path, volume: Volume) -> None:
     """Write an image as NIfTI, atomically: int16 where that loses nothing, as with CT, else float32."""
@@ -127,24 +129,17 @@ def read_label_values(path: Path) -> frozenset[int]:
     return frozenset(int(value) for value in np.unique(read_label(path).voxels) if value)
 
 
-def write_label(path: Path, label: Array, affine: Array, compress: bool = True, replace: bool = True) -> None:
+def write_label(path: Path, label: Array, affine: Array, compress: bool = True) -> None:
     """Write a label map (X, Y, Z) as uint8, atomically; .nii, .nii.gz or .nrrd by the name.
 
     Raises:
         ImageError: another extension.
-        FileExistsError: `replace` is false and the file is there.
     """
     label = np.ascontiguousarray(label, dtype=np.uint8)
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
-        image = nib.Nifti1Image(label, affine)
-        try:
-            image.set_qform(affine, code=1, strip_shears=False)
-        except HeaderDataError:  # of a tilted gantry: only the sform can say it, and the qform must not say otherwise
-            image.set_qform(None, code=0)
-        image.set_sform(affine, code=1)
-        image.header.set_xyzt_units("mm")
-        write_atomically(path, lambda part: nib.save(image, part), replace)
+        image = _label_image(label, affine)
+        write_atomically(path, lambda part: nib.save(image, part))
     elif name.endswith(".nrrd"):
         import nrrd
 
@@ -156,6 +151,38 @@ def write_label(path: Path, label: Array, affine: Array, compress: bool = True, 
             "space origin": to_lps[:3, 3],
             "encoding": "gzip" if compress else "raw",
         }
-        write_atomically(path, lambda part: nrrd.write(str(part), label, header), replace)
+        write_atomically(path, lambda part: nrrd.write(str(part), label, header))
     else:
         raise ImageError(f"{path}: expected the extension .nii, .nii.gz or .nrrd, got {path.suffix or 'none'}")
+
+
+def add_label(path: Path, label: Volume, record: str) -> None:
+    """Write a label map as a new .nii.gz, atomically, with a text about it in its header: one file, so never apart.
+
+    Raises:
+        FileExistsError: there is such a file.
+    """
+    image = _label_image(np.ascontiguousarray(label.voxels, dtype=np.uint8), label.affine)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", record.encode()))
+    write_atomically(path, lambda part: nib.save(image, part), replace=False)
+
+
+def read_record(path: Path) -> str:
+    """The text that `add_label` put into a file; '' if there is none, or the file is damaged."""
+    try:
+        extensions = nib.load(path).header.extensions
+        texts = [part.get_content() for part in extensions if part.get_code() == COMMENT]
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
+        return ""
+    return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if isinstance(text, bytes)), "")
+
+
+def _label_image(label: Array, affine: Array) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(label, affine)
+    try:
+        image.set_qform(affine, code=1, strip_shears=False)
+    except HeaderDataError:  # of a tilted gantry: only the sform can say it, and the qform must not say otherwise
+        image.set_qform(None, code=0)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    return image

@@ -17,6 +17,16 @@ LARGE = 0.08  # of all voxels: a label beyond this is compared with what the MR 
 ANATOMY = 0.8  # of an MR image's non-zero voxels: a label of so much is of the brain or the body, not of a lesion
 
 
+def volumes_ml(label: Volume, spec: TaskSpec) -> dict[str, float]:
+    """Volume of each label that is there, ml."""
+    values, counts = np.unique(label.voxels, return_counts=True)
+    return {
+        spec.label_values[int(value)]: round(float(count) * label.grid.voxel_ml, 4)
+        for value, count in zip(values, counts, strict=True)
+        if value
+    }
+
+
 def to_task_values(label: Volume, spec: TaskSpec, case_id: str) -> Volume:
     """Map the values of a label map that someone sends for a case to the task's.
 
@@ -85,18 +95,26 @@ def read_case_label(case: Case, spec: TaskSpec) -> Volume:
         CaseError: the case as a whole has a problem.
     """
     ref = stated_label(case)
-    label = read_label(ref.local())
-    if ref.meaning is None:
-        known = {value: value for value in spec.label_values}
-        found = sorted({int(value) for value in np.unique(label.voxels)} - {0})
-        if not set(found) <= set(known):
-            raise LabelError(f"{ref.path}: expected label values of {spec.label_values}, got {found}")
-    else:
-        meaning = ref.meaning()
-        meaning.check([int(value) for value in np.unique(label.voxels)], str(ref.path))
-        label = _mapped(label, dict(meaning.values))
+    label = read_stored_label(ref, spec)
     _check_place(case, str(ref.path), label, spec)
     return label
+
+
+def read_stored_label(ref: LabelRef, spec: TaskSpec) -> Volume:
+    """A label of a case with the task's values, as it is: nobody asks whether it fits the images.
+
+    Raises:
+        LabelError: its values cannot be understood.
+    """
+    label = read_label(ref.local())
+    found = sorted({int(value) for value in np.unique(label.voxels)} - {0})
+    if ref.meaning is None:
+        if not set(found) <= set(spec.label_values):
+            raise LabelError(f"{ref.path}: expected label values of {spec.label_values}, got {found}")
+        return label
+    meaning = ref.meaning()
+    meaning.check([0, *found], str(ref.path))
+    return _mapped(label, dict(meaning.values))
 
 
 def stated_label(case: Case) -> LabelRef:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
 from skimage.color import rgb2lab
 
 from maml_app.cases.spec import Code, TaskSpec
@@ -21,8 +23,11 @@ from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import Stack
 from maml_app.imaging.repeated import person_name, sources, text
 from maml_app.imaging.seg_info import (
+    CREATOR,
+    GROUP,
     MAKER,
     MODEL_NAME,
+    RECORD,
     Drawn,
     SegInfo,
     content_label,
@@ -53,6 +58,8 @@ class Provenance:
         algorithm: version of the model that proposed it.
         description: ContentDescription; what it is and its number, if empty.
         author: who drew or changed it, ContentCreatorName.
+        written: when, ContentDate and ContentTime; now, if None.
+        record: the label's entry in its history, JSON, kept in a private element.
     """
 
     drawn: Drawn
@@ -60,6 +67,8 @@ class Provenance:
     algorithm: str = ""
     description: str = ""
     author: str = ""
+    written: datetime | None = None
+    record: str = ""
 
 
 def write_seg(
@@ -110,6 +119,10 @@ def write_seg(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise LabelError(f"the label could not be written as DICOM SEG for this series: {error}") from None
     seg.SpecificCharacterSet = UTF_8  # whatever the images use: names are repeated as they read
+    if provenance.written:
+        seg.ContentDate, seg.ContentTime = DA(provenance.written.date()), TM(provenance.written.time())
+    if provenance.record:
+        seg.private_block(GROUP, CREATOR, create=True).add_new(RECORD, "UT", provenance.record)
     for segment, one in zip(seg.SegmentSequence, spec.labels, strict=True):
         segment.RecommendedDisplayCIELabValue = _cielab(one.colour)
     return seg

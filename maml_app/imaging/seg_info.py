@@ -11,6 +11,7 @@ from maml_app.cases.spec import Label, TaskSpec
 from maml_app.errors import LabelError, ObjectError
 
 MAKER, MODEL_NAME = "MAML", "maml_app"
+GROUP, CREATOR, RECORD = 0x0071, "MAML_APP", 0x01  # the private element (PS3.5 7.8.1) that holds a label's record
 SHORT = 16  # longest code string and SH value, PS3.5 table 6.2-1
 Drawn = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
 
@@ -28,6 +29,8 @@ class SegInfo:
     drawn: str  # AUTOMATIC, SEMIAUTOMATIC or MANUAL; the least automatic of its segments
     written: str  # date and time, sortable
     number: int
+    author: str = ""
+    record: str = ""  # ours: the label's entry in its history, JSON
 
 
 def seg_info(header: Dataset) -> SegInfo:
@@ -57,7 +60,18 @@ def seg_info(header: Dataset) -> SegInfo:
         drawn=next((kind for kind in ("MANUAL", "SEMIAUTOMATIC", "AUTOMATIC") if kind in kinds), ""),
         written=written(header),
         number=number,
+        author=str(header.get("ContentCreatorName", "") or ""),
+        record=_record(header) if ours else "",
     )
+
+
+def _record(header: Dataset) -> str:
+    try:
+        value = header.private_block(GROUP, CREATOR)[RECORD].value
+    except KeyError:
+        return ""
+    # an archive that does not know the element gives it as bytes
+    return value.rstrip(b"\0 ").decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def written(header: Dataset) -> str:

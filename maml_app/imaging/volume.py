@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,3 +132,10 @@ class Volume:
     def grid(self) -> Grid:
         x, y, z = self.voxels.shape
         return Grid((x, y, z), self.affine)
+
+    @property
+    def content(self) -> str:
+        """A hash of the voxels and of where they lie, to a thousandth of a millimetre."""
+        digest = hashlib.sha256(str((self.voxels.shape, self.affine.round(3).tolist())).encode())
+        digest.update(np.ascontiguousarray(self.voxels).tobytes())
+        return digest.hexdigest()[:32]

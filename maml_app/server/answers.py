@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from maml_app.errors import MamlError
+from maml_app.errors import ConflictError, MamlError
 from maml_app.server.device import Gone
 from maml_app.server.forms import sentence
 
@@ -30,17 +31,24 @@ CLOSED = {
 }
 
 
-def error(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as JSON."""
+def error(
+    request: Request,
+    status: int,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    more: Mapping[str, object] | None = None,
+) -> Response:
+    """An error as JSON, with `more` for a client that can read it."""
     number = getattr(request.state, "request_id", "")
     headers = {**(headers or {}), "X-Request-ID": number}
-    return JSONResponse({"detail": detail, "request": number}, status, headers)
+    return JSONResponse({**(more or {}), "detail": detail, "request": number}, status, headers)
 
 
 async def _maml(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, MamlError)
     logger.warning("%s: %s", type(problem).__name__, problem)
-    return error(request, problem.status, str(problem))
+    more = problem.details if isinstance(problem, ConflictError) else None
+    return error(request, problem.status, str(problem), more=more)
 
 
 async def _http(request: Request, problem: Exception) -> Response:

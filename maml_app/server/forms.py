@@ -10,6 +10,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from maml_app.cases.history import Proposal, Told
+from maml_app.labelling.incoming import Segment as Known
+from maml_app.labelling.review import Verdict
+
 DEEPEST = 16  # brackets within brackets in a JSON text
 LONGEST_JSON = 1_000_000  # bytes
 
@@ -125,11 +129,62 @@ class LabelParams(Form):
     drawn: Annotated[str, StringConstraints(pattern=r"^(MANUAL|SEMIAUTOMATIC|AUTOMATIC)$")] | None = None
     model_version: Text | None = None
     comment: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    parent: Text | None = None
+    proposal: Text | None = None
+    seconds: Annotated[float, Field(ge=0, le=1e7)] | None = None
+    nothing_there: bool = False
 
-    def info(self, author: str) -> dict[str, Any]:
-        """What is kept with the label; `author` is who is logged in, '' if nobody has to."""
-        told = self.model_dump(exclude_none=True, exclude_defaults=True)
-        return {**told, "author": author} if author else told
+    def told(self, user: str) -> Told:
+        """What is kept with the label; `user` is who is logged in, '' if nobody has to."""
+        return Told(
+            author=user or self.author or "",
+            client=self.client_id or "",
+            parent=(self.parent or "").rpartition("@")[2],
+            proposal=Proposal(model=self.model_version or "", content=self.proposal or ""),
+            drawn=self.drawn or "",
+            seconds=self.seconds,
+            comment=self.comment or "",
+        )
+
+    def segments(self) -> list[Known]:
+        """What the values mean, if they are the viewer's own."""
+        return [Known(segment.name, segment.idx or number) for number, segment in enumerate(self.label_info, start=1)]
+
+
+class Judgement(Form):
+    """What someone says of a label."""
+
+    verdict: Verdict
+    comment: Annotated[str, StringConstraints(max_length=2000)] = ""
+
+
+class SegmentationMeta(Form):
+    """A review as 3D Slicer's reviewer tells it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: Annotated[str, StringConstraints(max_length=50)] = ""
+    level: Text = ""
+    approvedBy: Text = ""
+    comment: Annotated[str, StringConstraints(max_length=2000)] = ""
+
+    def verdict(self) -> Verdict | None:
+        """What it says of the label; None while nothing is said."""
+        return {"approved": Verdict.APPROVE, "flagged": Verdict.REJECT}.get(self.status.lower())
+
+
+class ReviewInfo(Form):
+    """What `PUT /datastore/label/info` may hold."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    segmentationMeta: SegmentationMeta = SegmentationMeta()
+
+
+class Choice(Form):
+    """Whether a label that waits for a decision is to count."""
+
+    keep: bool
 
 
 class Notes(BaseModel):

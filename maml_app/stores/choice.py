@@ -14,6 +14,7 @@ from maml_app.cases.values import own_meaning
 from maml_app.errors import ArchiveError, LabelError, MamlError, StudiesError, TaskSpecError
 from maml_app.imaging.files import read_label_values
 from maml_app.settings import Settings
+from maml_app.stores.cache import cache_folder
 from maml_app.stores.folder import FolderStore
 
 if TYPE_CHECKING:
@@ -142,13 +143,14 @@ def open_studies(studies: str, spec: TaskSpec, settings: Settings | None = None)
     path = Path(studies)
     if not path.exists():
         raise StudiesError(f"{path}: expected a folder of studies or a datalist JSON, got nothing there")
-    return FolderStore(path, spec)
+    settings = settings or Settings.read()
+    return FolderStore(path, spec, cache_folder(str(path.resolve()), settings.cache))
 
 
 def open_archive(studies: str, spec: TaskSpec, settings: Settings | None = None) -> DicomWebStore:
     """The store of a DICOMweb address; settings and errors as `open_studies`."""
     # only here: training on a folder of files needs no DICOM library
-    from maml_app.stores.cache import Cache, cache_folder
+    from maml_app.stores.cache import Cache
     from maml_app.stores.dicomweb import DicomWebStore
     from maml_app.stores.pacs import Pacs
 

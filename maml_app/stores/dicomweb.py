@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from maml_app.cases.case import FINAL, ORIGINAL, Case, FileRef, LabelRef
+from maml_app.cases.case import FINAL, ORIGINAL, Case, FileRef, check_id
+from maml_app.cases.history import Decision, Entry, Recorded, Told
 from maml_app.cases.series import Series, rule_out
-from maml_app.cases.source import Unused
+from maml_app.cases.source import LabelMap, Unused
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
-from maml_app.imaging.dicom import read_series, stack
-from maml_app.imaging.files import write_image, write_label
-from maml_app.imaging.seg import Drawn, Provenance, SegInfo, read_seg, write_seg
+from maml_app.imaging.dicom import read_series
+from maml_app.imaging.files import write_image
+from maml_app.imaging.volume import Volume
 from maml_app.stores.cache import Cache
 from maml_app.stores.examinations import Examination, list_examinations
 from maml_app.stores.identity import archive_identity
-from maml_app.stores.incoming import checked_label
+from maml_app.stores.label_archive import LabelArchive
+from maml_app.stores.label_folder import LOCK, hold
 from maml_app.stores.pacs import Pacs
 
 READING = "r2"  # in the names of kept images: another for each way of reading them
@@ -55,7 +56,7 @@ class DicomWebStore:
         self.spec = spec
         self.cache = cache
         self.forced = dict(forced or {})
-        self.foreign = foreign
+        self.labels = LabelArchive(pacs, spec, cache, foreign)
 
     # what there is
 
@@ -87,23 +88,7 @@ class DicomWebStore:
                 if choice.series.key not in used and not choice.series.problem and not rule_out(choice.series)
             },
         )
-        return replace(case, labels=self._labels(one))
-
-    def _labels(self, one: Examination) -> tuple[LabelRef, ...]:
-        """Ours by what they say of themselves; others' only if told so. In the order they were written."""
-        on = {choice.series.uid: choice.series.problem for choice in one.choices if not rule_out(choice.series)}
-        found: list[LabelRef] = []
-        for info in one.segs:
-            if info.refers_to not in on or not (info.task == self.spec.name if info.ours else self.foreign):
-                continue
-            tag = ORIGINAL if info.drawn == "AUTOMATIC" else FINAL
-            name = f"labels/{info.instance}-{self.spec.signature()}.nii.gz"
-            mark = hashlib.sha256(info.instance.encode()).hexdigest()[:6]
-            fetch = partial(self._fetch_label, name, one, info)
-            broken = on[info.refers_to]
-            problem = f"it is drawn on series {info.refers_to}, which cannot be used: {broken}" if broken else ""
-            found.append(LabelRef(self.cache.folder / name, info.number, tag, fetch, problem, mark=mark))
-        return tuple(found)
+        return replace(case, labels=self.labels.refs(one))
 
     def cases(self) -> list[Case]:
         return [self.case_of(one) for one in self.examinations() if one.series]
@@ -180,18 +165,6 @@ class DicomWebStore:
 
         self.cache.file(name, make)
 
-    def _fetch_label(self, name: str, one: Examination, info: SegInfo) -> None:
-        def make(path: Path) -> None:
-            seg = self.pacs.image(one.study, info.series, info.instance)
-            headers = self.pacs.headers(one.study, info.refers_to)
-            parts = [choice.series.part for choice in one.choices if choice.series.uid == info.refers_to]
-            orders = [stack(headers, part) for part in parts]
-            order = next((order for order in orders if info.image in order.instances), orders[0])
-            label = read_seg(seg, order, self.spec, one.frame)
-            write_label(path, label, order.grid.affine)
-
-        self.cache.file(name, make)
-
     def slices(self, case: Case, asked: str) -> list[str]:
         """The slices along the third axis of an image of the case, as WADO-RS addresses them."""
         ref = case.grids[asked]
@@ -201,34 +174,35 @@ class DicomWebStore:
 
     # what is added
 
-    def save_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
-        """Store a label as a SEG in the archive.
-
-        `info` may hold `drawn` (SEMIAUTOMATIC unless MANUAL is said), `model_version` and `author`.
-        """
+    def save_label(self, case: Case, image: str, label: LabelMap, tag: str, told: Told) -> Entry:
+        """Store a label as a SEG in the archive, with its record in a private element."""
         if tag not in (FINAL, ORIGINAL):
             raise LabelError(f"expected a label tag of {FINAL!r} or {ORIGINAL!r} in a DICOM archive, got {tag!r}")
-        case, asked = self.resolve(image_id)
-        label, on = checked_label(case, file, self.spec, info, asked)
         one = next(one for one in self.examinations(case.study) if one.id == case.id)
-        series = one.series.get(on) or next(choice.series for choice in one.choices if choice.series.key == on)
-        headers = self.pacs.headers(case.study, series.uid)
-        order = stack(headers, series.part)
-        if not order.grid.same_as(label.grid):
-            raise LabelError(f"series {series.key} changed in the archive since it was opened; open it again")
-        version = max((one.version for one in case.labels), default=0) + 1
-        manual = str(info.get("drawn", "")).upper() == "MANUAL"
-        drawn: Drawn = "AUTOMATIC" if tag == ORIGINAL else "MANUAL" if manual else "SEMIAUTOMATIC"
-        algorithm = str(info.get("model_version") or (info.get("params") or {}).get("model_version") or "")
-        provenance = Provenance(drawn, version, algorithm, author=str(info.get("author") or ""))
-        seg = write_seg(label.voxels, order, headers, self.spec, provenance)
-        if not np.array_equal(read_seg(seg, order, self.spec, one.frame), label.voxels):
-            raise LabelError(f"case {case.id}: the SEG does not read back as the label sent; nothing was stored")
-        self.pacs.store(seg)
-        for stored in self.case(case.id).labels:
-            if stored.path.name.startswith(f"{seg.SOPInstanceUID}-"):
-                return stored
-        raise ArchiveError(f"{self.pacs.url}: the SEG {seg.SOPInstanceUID} was stored, but is not listed")
+        return self.labels.add(one, image, Volume(label.voxels, label.affine), tag, told)
+
+    def history(self, case_id: str) -> list[Recorded]:
+        self.case(case_id)
+        return self.labels.ledger.history(case_id)
+
+    def histories(self) -> dict[str, list[Recorded]]:
+        self.cases()
+        return {case: found for case, found in self.labels.ledger.histories().items() if found}
+
+    def decide(self, decision: Decision) -> None:
+        known = [label.entry.label for label in self.history(decision.case)]
+        if decision.label not in known:
+            raise CaseError(f"case {decision.case}: expected a label of {known}, got {decision.label!r}")
+        self.labels.decisions.add(decision)
+
+    @contextmanager
+    def holding(self, case_id: str) -> Iterator[None]:
+        with hold(self.labels.decisions.root / check_id(case_id) / LOCK):
+            yield
+
+    @property
+    def state(self) -> Path:
+        return self.cache.folder
 
     def info(self, case_id: str) -> dict[str, Any]:
         content = self.cache.read_json(f"notes/{case_id}.json")

@@ -20,7 +20,7 @@ from maml_app.imaging.survey import Surveyed, survey
 from maml_app.stores.cache import Cache
 from maml_app.stores.pacs import Pacs
 
-HEADERS = "headers-2"  # the folder in the cache; another name for each way of writing them
+HEADERS = "headers-3"  # the folder in the cache; another name for each way of writing them
 
 
 @dataclass(frozen=True)

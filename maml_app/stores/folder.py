@@ -1,8 +1,8 @@
 """Cases in a folder, or in a datalist JSON, and their labels: kept beside them, only ever added.
 
-<studies>/maml_labels/<case>/final-0001.nii.gz      a person's label
-<studies>/maml_labels/<case>/final-0001.json        who, when, from where
+<studies>/maml_labels/<case>/final-0001.nii.gz      a person's label, with who, when, from what in its header
 <studies>/maml_labels/<case>/original-0001.nii.gz   a model's proposal
+<studies>/maml_labels/<case>/decision-0001.json     what someone decided about a label
 <studies>/maml_labels/<case>/info.json              notes that clients left
 <studies>/maml_labels/studies.json                  what tells these studies from others
 """
@@ -11,38 +11,56 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maml_app.cases.case import Case, LabelRef, check_id
-from maml_app.cases.source import Unused
+from maml_app.cases.case import Case, check_id
+from maml_app.cases.history import Decision, Entry, Recorded, Told, now
+from maml_app.cases.source import LabelMap, Unused
 from maml_app.cases.spec import TaskSpec
-from maml_app.disk import write_text
+from maml_app.disk import private_folder, write_text
 from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
-from maml_app.imaging.files import write_label
+from maml_app.imaging.labels import volumes_ml
 from maml_app.imaging.reading import readable_frame
+from maml_app.imaging.volume import Volume
 from maml_app.stores.identity import folder_identity
-from maml_app.stores.incoming import checked_label, volumes_ml
-from maml_app.stores.layouts import LABEL_STORE, read_studies
+from maml_app.stores.label_folder import LabelFolder
+from maml_app.stores.layouts import LABEL_STORE, Listings
+from maml_app.stores.ledger import LEDGER, Ledger
 
 TAG = re.compile(r"[A-Za-z0-9_]+")
 
 
 class FolderStore:
-    """The CaseSource of a folder of NIfTI studies. Read afresh at every call, so new files are seen at once."""
+    """The CaseSource of a folder of NIfTI studies. New files are seen at the next call.
 
-    def __init__(self, studies: Path, spec: TaskSpec) -> None:
+    Args:
+        state: folder of this machine for the ledger; None: one that ends with the process, for those who only read.
+    """
+
+    def __init__(self, studies: Path, spec: TaskSpec, state: Path | None = None) -> None:
         self.studies = studies
         self.spec = spec
         self.label_root = (studies if studies.is_dir() else studies.parent) / LABEL_STORE
+        self._state = state
+        self._listings = Listings(studies, spec)
+        self._labels = LabelFolder(self.label_root, Ledger(state / LEDGER if state else None))
+
+    @property
+    def state(self) -> Path:
+        return self._state or private_folder("state") / self.identity().replace("/", "-")
 
     def cases(self) -> list[Case]:
-        return [self._with_stored(case) for case in read_studies(self.studies, self.spec).cases]
+        stored = self._labels.every()
+        return [
+            replace(case, labels=(*case.labels, *stored[case.id])) if case.id in stored else case
+            for case in self._listings.now().cases
+        ]
 
     def unused(self) -> list[Unused]:
-        listing = read_studies(self.studies, self.spec)
+        listing = self._listings.now()
         known = {case.id for case in listing.cases}
         labelled = [path.name for path in self._folders() if path.name not in known and any(path.glob("*.nii.gz"))]
         gone = [
@@ -58,10 +76,10 @@ class FolderStore:
         return folder_identity(self.label_root, "" if self.studies.is_dir() else self.studies.name, claim)
 
     def case(self, case_id: str) -> Case:
-        for case in read_studies(self.studies, self.spec).cases:
-            if case.id == case_id:
-                return self._with_stored(case)
-        raise CaseError(f"expected a case in {self.studies}, got the unknown id {case_id!r}")
+        case = self._listings.case(case_id)
+        if case is None:
+            raise CaseError(f"expected a case in {self.studies}, got the unknown id {case_id!r}")
+        return replace(case, labels=(*case.labels, *self._labels.refs(case_id)))
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
         case_id, _, modality = image_id.partition("@")
@@ -74,43 +92,34 @@ class FolderStore:
             raise CaseError(f"case {case_id}: expected one of its images {sorted(case.images)}, got {modality!r}")
         return case, modality
 
-    def _stored(self, case_id: str) -> list[LabelRef]:
-        found = []
-        for path in sorted((self.label_root / check_id(case_id)).glob("*.nii.gz")):
-            name = re.fullmatch(r"([A-Za-z0-9_]+)-(\d{4,})\.nii\.gz", path.name)
-            if name:
-                found.append(LabelRef(path, int(name[2]), name[1]))
-        return sorted(found, key=lambda label: (label.version, label.tag))
-
-    def _with_stored(self, case: Case) -> Case:
-        return replace(case, labels=(*case.labels, *self._stored(case.id)))
-
-    def save_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> LabelRef:
+    def save_label(self, case: Case, image: str, label: LabelMap, tag: str, told: Told) -> Entry:
         if not TAG.fullmatch(tag):
             raise LabelError(f"expected a label tag of letters, digits and '_', got {tag!r}")
-        case, asked = self.resolve(image_id)
-        label, _ = checked_label(case, file, self.spec, info, asked)
-        folder = self.label_root / case.id
-        version = max((one.version for one in case.labels), default=0) + 1
-        while True:
-            ref = LabelRef(folder / f"{tag}-{version:04d}.nii.gz", version, tag)
-            try:
-                write_label(ref.path, label.voxels, label.affine, replace=False)
-                break
-            except FileExistsError:  # saved by someone else in this very moment
-                version += 1
-            except OSError as error:
-                raise StudiesError(f"{folder}: the label could not be stored, nothing was written ({error})") from None
-        record = {
-            "case": case.id,
-            "tag": tag,
-            "version": version,
-            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-            "volume_ml": volumes_ml(label, self.spec),
-            "info": info,
-        }
-        self._write_json(ref.path.with_name(f"{ref.id}.json"), record)
-        return ref
+        volume = Volume(label.voxels, label.affine)
+        entry = Entry(
+            **told.model_dump(),
+            case=case.id,
+            label="",
+            version=0,
+            tag=tag,
+            image=image,
+            content=volume.content,
+            saved=now(),
+            volume_ml=volumes_ml(volume, self.spec),
+        )
+        return self._labels.add(entry, volume)
+
+    def history(self, case_id: str) -> list[Recorded]:
+        return self._labels.history(case_id)
+
+    def histories(self) -> dict[str, list[Recorded]]:
+        return self._labels.histories()
+
+    def decide(self, decision: Decision) -> None:
+        self._labels.decide(decision)
+
+    def holding(self, case_id: str) -> AbstractContextManager[None]:
+        return self._labels.holding(case_id)
 
     def slices(self, case: Case, asked: str) -> list[str]:
         return []  # files have no names for their slices

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +18,7 @@ from maml_app.errors import CaseError
 from maml_app.stores.meaning import LabelFiles
 
 SHOWN = 5  # names in one line
+UNSETTLED_NS = 2_000_000_000  # as coarse are the times of some file systems
 ANATOMY = "a mask of the brain, a tissue or the body by its name, which is no label of a lesion"
 
 
@@ -54,6 +57,30 @@ class Gathered:
         return [ref.path for refs in self.images.values() for ref in refs] + [one.path for one in self.labels]
 
 
+class Looked:
+    """The folders and files that a listing was made from, as they were: while they are the same, so is the listing."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[Path, int | None] = {}
+
+    def at(self, path: Path) -> None:
+        """Note a place, before it is read."""
+        self._stamps[path] = settled_stamp(path)
+
+    def changed(self) -> bool:
+        """Whether any of them has changed since, or may have changed in the moment in which it was read."""
+        return any(stamp is None or stamp != settled_stamp(path) for path, stamp in self._stamps.items())
+
+
+def settled_stamp(path: Path | os.DirEntry[str]) -> int | None:
+    """When a folder or file was changed; None if that is so short ago that another change could have the same time."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return -1
+    return None if time.time_ns() - changed < UNSETTLED_NS else changed
+
+
 class Gathering:
     """Cases as they are found, and what is not used, each with the reason."""
 
@@ -62,6 +89,7 @@ class Gathering:
         self.spec = spec
         self.found: dict[str, list[Gathered]] = {}
         self.unused: dict[tuple[str, str, bool], list[str]] = {}
+        self.looked = Looked()
 
     def case(self, case_id: str, home: str = "", patient: str = "") -> Gathered:
         """What is found of a case in one place; places with the same id are told apart by `home`."""

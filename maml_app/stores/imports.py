@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from maml_app.cases.case import FINAL, Case
+from maml_app.cases.history import Told
 from maml_app.cases.series import Series
 from maml_app.errors import LabelError, MamlError, ObjectError, StudiesError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.drawing import Drawing, DrawnSegments, Piece, label_map, newest, wanted
-from maml_app.imaging.files import write_label
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import Stack
 from maml_app.imaging.rtstruct import StructureSet
 from maml_app.imaging.seg_info import seg_info
+from maml_app.imaging.volume import Volume
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.examinations import Examination
 
@@ -155,13 +155,13 @@ class _Import:
         pieces, notes = newest(drawn_on[on])
         label, more = label_map(pieces, self.stack(on).grid, self.store.spec)
         notes += [*more, *(f"what is drawn on {key} is not taken" for key in drawn_on if key != on)]
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "label.nii.gz"
-            write_label(path, label, self.stack(on).grid.affine)
-            stored = self.store.save_label(f"{self.case.id}@{on}", path, FINAL, {"drawn": "MANUAL"})
+        volume = Volume(label, self.stack(on).grid.affine)
+        told = Told(drawn="MANUAL", client="import")
+        with self.store.holding(self.case.id):
+            stored = self.store.save_label(self.case, on, volume, FINAL, told)
         kinds = sorted({piece.drawing.origin.kind for piece in pieces})
         where = on if on in self.case.images else f"series {on} ({self.series[on].name})"
-        return Imported(self.case.id, stored.id, "; ".join([f"{' and '.join(kinds)} on {where}", *notes]))
+        return Imported(self.case.id, stored.label, "; ".join([f"{' and '.join(kinds)} on {where}", *notes]))
 
     def _keys(self, drawing: Drawing) -> list[str]:
         """The images of the case that a drawing may be drawn on, as far as it says so; [] if it is of another case.

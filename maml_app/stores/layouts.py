@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from maml_app.cases.case import Case
@@ -19,10 +20,10 @@ from maml_app.stores.bids import is_bids, read_bids
 from maml_app.stores.datalist import read_datalist
 from maml_app.stores.datasets import read_dataset
 from maml_app.stores.folders import read_folders
-from maml_app.stores.gather import Gathering, Listing
+from maml_app.stores.gather import Gathering, Listing, Looked
 from maml_app.stores.walk import LABEL_STORE, nifti_below
 
-__all__ = ["LABEL_STORE", "Listing", "read_cases", "read_studies"]
+__all__ = ["LABEL_STORE", "Listing", "Listings", "read_cases", "read_studies"]
 
 
 def read_studies(studies: Path, spec: TaskSpec) -> Listing:
@@ -31,19 +32,53 @@ def read_studies(studies: Path, spec: TaskSpec) -> Listing:
     Raises:
         StudiesError: the location does not exist, or its dataset.json or datalist cannot be used.
     """
+    return _gather(studies, spec).listing()
+
+
+def _gather(studies: Path, spec: TaskSpec) -> Gathering:
     if studies.is_file():
         gathering = Gathering(studies.parent, spec)
+        gathering.looked.at(studies)
         read_datalist(studies, gathering)
-        return gathering.listing()
+        return gathering
     if not studies.is_dir():
         raise StudiesError(f"{studies}: expected a folder of studies or a datalist JSON, got neither")
     gathering = Gathering(studies, spec)
+    gathering.looked.at(studies / "dataset.json")
     files = nifti_below(studies, gathering)
     if (studies / "dataset.json").is_file():
         read_dataset(files, gathering)
     else:
         read_folders(read_bids(files, gathering) if is_bids(studies) else files, gathering)
-    return gathering.listing()
+    return gathering
+
+
+class Listings:
+    """The listing of one location, made anew only when what lies there has changed. For any number of threads."""
+
+    def __init__(self, studies: Path, spec: TaskSpec) -> None:
+        self.studies = studies
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._looked: Looked | None = None
+        self._listing = Listing((), ())
+        self._cases: dict[str, Case] = {}
+
+    def now(self) -> Listing:
+        """What `read_studies` would tell; errors as there."""
+        with self._lock:
+            if self._looked is None or self._looked.changed():
+                self._looked = None
+                gathering = _gather(self.studies, self.spec)
+                self._listing = gathering.listing()
+                self._cases = {case.id: case for case in self._listing.cases}
+                self._looked = gathering.looked
+            return self._listing
+
+    def case(self, case_id: str) -> Case | None:
+        """One case of `now`."""
+        self.now()
+        return self._cases.get(case_id)
 
 
 def read_cases(studies: Path, spec: TaskSpec) -> list[Case]:

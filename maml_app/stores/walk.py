@@ -20,6 +20,7 @@ def nifti_below(studies: Path, gathering: Gathering) -> list[Path]:
 
 
 def _below(folder: Path, gathering: Gathering, depth: int, seen: set[Path]) -> Iterator[Path]:
+    gathering.looked.at(folder)
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)

@@ -10,11 +10,14 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 
 from maml_app.cases.case import FINAL, Case, FileRef, LabelRef
+from maml_app.cases.history import Told
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import private_folder
 from maml_app.errors import CaseError
-from maml_app.imaging.files import read_image, write_image
+from maml_app.imaging.files import read_image, read_label, write_image
+from maml_app.labelling.incoming import Segment
+from maml_app.labelling.saving import Sent, save
 from maml_app.tasks.answers import answering
 
 KEPT = "studies and labels are only ever added here; to correct a label save it again, earlier versions stay"
@@ -129,10 +132,22 @@ class CaseDatastore(Datastore):
             return {"id": label.id, "tag": label.tag, "version": label.version, "file": label.path.name}
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a label map that lies in a file; `label_info` holds what `Told` does, and a viewer's `label_info`."""
         with answering():
-            case, _ = self.source.resolve(image_id)
-            label = self.source.save_label(image_id, Path(label_filename), label_tag or FINAL, label_info or {})
-            return f"{case.id}@{label.id}"
+            segments = [
+                Segment(str(segment["name"]), int(segment.get("idx") or number))
+                for number, segment in enumerate(label_info.get("label_info") or [], start=1)
+            ]
+            sent = Sent(
+                image_id,
+                read_label(Path(label_filename)),
+                Told.model_validate(label_info),
+                label_tag or FINAL,
+                segments,
+                bool(label_info.get("nothing_there")),
+            )
+            entry = save(self.source, self.spec, sent)
+            return f"{entry.case}@{entry.label}"
 
     def status(self) -> dict[str, Any]:
         cases = self._cases()

@@ -22,6 +22,8 @@ from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
+from maml_app.imaging.volume import Volume
+from maml_app.labelling.proposals import Proposals
 from maml_app.machine import Turns
 from maml_app.tasks.answers import answering
 from maml_app.versions.predict import Model, load_served, pick_device, segment
@@ -81,6 +83,9 @@ class SegmentCase(InferTask):
         torch.set_num_threads(max(1, cores // 2) if processes("train") else cores)
         with Turns(self.registry.turns).inference():
             result = segment(model, case, asked, self.spec)
+        kept = (
+            "" if request.get("upload") else self._keep(case, Volume(result.label, result.grid.affine), model.version)
+        )
         label = from_task_values(result.label, self.spec, convention)
         extension = str(request.get("result_extension") or ".nii.gz")
         extension = extension if extension.startswith(".") else f".{extension}"
@@ -100,6 +105,7 @@ class SegmentCase(InferTask):
             "case": case.id,
             "grid": asked,
             "model_version": model.version,
+            "proposal": kept,
             "modalities_used": list(result.used),
             "modalities_missing": list(result.missing),
             "modalities_left_out": dict(result.left_out),
@@ -108,6 +114,10 @@ class SegmentCase(InferTask):
         }
         logger.info("case %s on %s: %s ml, %s s", case.id, asked, result.volume_ml, seconds)
         return str(file), params
+
+    def _keep(self, case: Case, label: Volume, version: str) -> str:
+        """Keep the proposal, so that a save can tell what was changed; returns its hash."""
+        return Proposals(self.source.state).keep(case.id, label, version)
 
     def _asked(self, request: dict[str, Any]) -> tuple[Case, str]:
         upload = request.get("upload")

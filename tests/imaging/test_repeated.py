@@ -28,7 +28,7 @@ def saved(series: list[Dataset], spec: TaskSpec, **more: str) -> tuple[Dataset, 
     order = stack(series)
     label = np.zeros(order.grid.shape, np.uint8)
     label[2:4, 1:5, 1:3], label[6, 3, 3] = 1, 2
-    seg = write_seg(label, order, series, spec, Provenance("MANUAL", 1, **more))
+    seg = write_seg(label, order, series, spec, Provenance("MANUAL", 1, **more))  # type: ignore[arg-type]
     buffer = io.BytesIO()
     seg.save_as(buffer, write_like_original=False)
     buffer.seek(0)

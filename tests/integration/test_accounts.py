@@ -20,6 +20,7 @@ from maml_app.__main__ import app
 from maml_app.accounts import Accounts, Role
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import SettingsError
+from maml_app.imaging.files import read_record
 from maml_app.phantom.scene import write_cases
 from tests.conftest import TOY
 from tests.harness.server import ROOT, Server, free_port
@@ -85,8 +86,8 @@ def test_the_user_is_the_author_of_a_label_whatever_the_client_says(guarded: Gua
     saved = guarded.save("annotator")
     assert saved.status_code == 200, saved.text
     name = saved.json()["label"].partition("@")[2]
-    record = json.loads((guarded.studies / "maml_labels" / "phantom_001" / f"{name}.json").read_text())
-    assert record["info"]["author"] == "annotator"
+    record = json.loads(read_record(guarded.studies / "maml_labels" / "phantom_001" / f"{name}.nii.gz"))
+    assert record["author"] == "annotator"
 
 
 def test_a_login_page_gives_a_cookie_that_scripts_cannot_read(guarded: Guarded) -> None:

@@ -29,6 +29,7 @@ from maml_app.stores.imports import import_labels
 from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model, segment
+from tests.builders import keep
 from tests.conftest import TOY, real
 from tests.harness.orthanc import Orthanc
 from tests.harness.server import ROOT
@@ -50,7 +51,7 @@ def test_a_saved_label_is_a_new_version_and_comes_back_voxel_by_voxel(
         label[1:4, 2:4, 4:7] = 1
         label[6, 7, 5] = 2
     before = len(case.labels)
-    stored = store.save_label(archive.uid(4, modality), sent(tmp_path / "l.nrrd", label, grid.affine), "final", {})
+    stored = keep(store, archive.uid(4, modality), sent(tmp_path / "l.nrrd", label, grid.affine))
     again = opened(archive.url, store.spec, tmp_path / "another")  # as another server would see it, at once
     case = case_of(again, archive, 4)
     assert case.label is not None
@@ -81,7 +82,7 @@ def test_proposals_other_tasks_and_other_programs_are_no_labels(
     assert (case.labels, case.label) == ((), None)
 
     grid = read_grid(case.images["ct"])
-    proposal = store.save_label(case.id, sent(tmp_path / "l.nii.gz", label, grid.affine), "original", {})
+    proposal = keep(store, case.id, sent(tmp_path / "l.nii.gz", label, grid.affine), "original")
     case = store.case(case.id)
     assert [one.id for one in case.labels] == [proposal.id]
     assert re.fullmatch(r"original-0001-[0-9a-f]{6}", proposal.id)
@@ -108,10 +109,10 @@ def test_labels_that_do_not_fit_are_refused_and_nothing_is_stored(
     ]
     for voxels, tag, message in wrong:
         with pytest.raises(LabelError, match=message):
-            store.save_label(case.id, sent(tmp_path / "l.nii.gz", voxels, grid.affine), tag, {})
+            keep(store, case.id, sent(tmp_path / "l.nii.gz", voxels, grid.affine), tag)
     (tmp_path / "l.nii.gz").write_bytes(b'{"detail": "an error body"}')
     with pytest.raises(ImageError):
-        store.save_label(case.id, tmp_path / "l.nii.gz", "final", {})
+        keep(store, case.id, tmp_path / "l.nii.gz")
     assert [str(row.SeriesInstanceUID) for row in store.pacs.series(case.study)] == listed
 
 

@@ -16,6 +16,7 @@ from maml_app.errors import ArchiveError
 from maml_app.imaging.files import read_image, read_label
 from maml_app.phantom.dicom import make_study
 from maml_app.stores.pacs import Pacs
+from tests.builders import keep
 from tests.harness.proxy import Answer, Asked, Manner, Proxy
 from tests.imaging.objects import again, tell
 from tests.integration.conftest import Archive, opened, sent
@@ -172,7 +173,7 @@ def test_a_label_is_saved_and_read_through_a_busy_server(archive: Archive, spec:
         case = store.case(archive.study_uid(4))
         image = read_image(case.images["ct"])
         label = (image.voxels > 100).astype("uint8")
-        stored = store.save_label(case.id, sent(tmp_path / "label.nii.gz", label, image.affine), "final", {})
+        stored = keep(store, case.id, sent(tmp_path / "label.nii.gz", label, image.affine))
         newest = store.case(case.id).label
         assert newest is not None
         assert newest.id == stored.id
@@ -207,7 +208,7 @@ def test_one_volume_of_a_series_is_set_by_hand_read_and_labelled(
     label = np.zeros(volume.voxels.shape, np.uint8)
     label[2:5, 3:5, 1:4] = 2
     for asked in (series, f"{case.id}@{other}"):
-        store.save_label(asked, sent(tmp_path / "label.nii.gz", label, volume.affine), "final", {})
+        keep(store, asked, sent(tmp_path / "label.nii.gz", label, volume.affine))
         stored = store.case(uid).label
         assert stored is not None
         np.testing.assert_array_equal(read_label(stored.local()).voxels, label)

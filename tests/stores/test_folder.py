@@ -14,8 +14,9 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import read_image, read_label, write_label
 from maml_app.imaging.volume import Array
+from maml_app.labelling.incoming import Segment
 from maml_app.stores.folder import FolderStore
-from tests.builders import brain, edit, lesion, oblique, save, shipped
+from tests.builders import brain, edit, keep, lesion, oblique, save, shipped
 
 
 def drawn(
@@ -54,51 +55,48 @@ def test_a_label_beside_the_images_is_the_first_final_one(store: FolderStore) ->
 
 def test_saving_adds_versions_and_keeps_every_earlier_one(store: FolderStore, studies: Path, tmp_path: Path) -> None:
     before = snapshot(studies)
-    first = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=1), "final", {"client_id": "x"})
-    second = store.save_label("phantom_000", drawn(store, tmp_path, "phantom_000", value=2), "final", {})
+    first = keep(store, "phantom_000", drawn(store, tmp_path, "phantom_000", value=1), author="anna", client="x")
+    second = keep(store, "phantom_000", drawn(store, tmp_path, "phantom_000", value=2))
     assert [label.id for label in store.case("phantom_000").labels] == ["final-0000", "final-0001", "final-0002"]
     assert store.case("phantom_000").label == second
     assert set(np.unique(read_label(first.path).voxels)) == {0, 1}
     assert before.items() <= snapshot(studies).items()
-    record = json.loads(first.path.with_name("final-0001.json").read_text())
-    assert (record["case"], record["version"], record["info"]) == ("phantom_000", 1, {"client_id": "x"})
-    assert record["volume_ml"].keys() == {"organ"}
+    entry = store.history("phantom_000")[0].entry
+    assert (entry.case, entry.version, entry.author, entry.client) == ("phantom_000", 1, "anna", "x")
+    assert entry.volume_ml.keys() == {"organ"}
 
 
 def test_a_proposal_never_counts_as_a_label(store: FolderStore, tmp_path: Path) -> None:
-    store.save_label("phantom_004", drawn(store, tmp_path), "original", {})
+    keep(store, "phantom_004", drawn(store, tmp_path), "original")
     assert store.case("phantom_004").label is None
     assert [label.tag for label in store.case("phantom_004").labels] == ["original"]
 
 
 def test_an_empty_label_is_a_label(store: FolderStore, tmp_path: Path) -> None:
-    saved = store.save_label("phantom_004", drawn(store, tmp_path, value=0), "final", {})
+    saved = keep(store, "phantom_004", drawn(store, tmp_path, value=0))
     assert store.case("phantom_004").label == saved
     assert not read_label(saved.path).voxels.any()
 
 
 @pytest.mark.parametrize("modality", ["ct", "pet", "mr_t1"])
 def test_a_label_may_lie_on_any_of_the_cases_grids(store: FolderStore, tmp_path: Path, modality: str) -> None:
-    saved = store.save_label("phantom_004", drawn(store, tmp_path, modality=modality), "final", {})
+    saved = keep(store, "phantom_004", drawn(store, tmp_path, modality=modality))
     assert read_label(saved.path).grid.same_as(read_image(store.case("phantom_004").images[modality]).grid)
 
 
 def test_slicers_own_numbers_are_mapped_by_name(store: FolderStore, tmp_path: Path) -> None:
     """Slicer exports its segments as 1..N in segment order and sends their names."""
     sent = drawn(store, tmp_path, value=1)
-    saved = store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "Tumour", "idx": 1}]})
+    saved = keep(store, "phantom_004", sent, segments=[Segment("Tumour", 1)])
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
-    saved = store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "lesion"}, {"name": "organ"}]})
+    saved = keep(store, "phantom_004", sent, segments=[Segment("lesion", 1), Segment("organ", 2)])
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
-    for wrong in ("two", 300, -1):
-        with pytest.raises(LabelError, match=r"label_info: expected idx as a whole number from 1 to 255, got"):
-            store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "organ", "idx": wrong}]})
     with pytest.raises(LabelError, match=r"label value 1: expected .* one of \['organ', 'lesion'\], got 'bone'"):
-        store.save_label("phantom_004", sent, "final", {"label_info": [{"name": "bone", "idx": 1}]})
+        keep(store, "phantom_004", sent, segments=[Segment("bone", 1)])
 
 
 def test_other_conventions_are_stored_as_the_tasks(store: FolderStore, tmp_path: Path) -> None:
-    saved = store.save_label("phantom_004", drawn(store, tmp_path, value=4), "final", {})
+    saved = keep(store, "phantom_004", drawn(store, tmp_path, value=4))
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
 
 
@@ -123,10 +121,10 @@ def test_values_that_are_sent_mean_one_thing(
     file = save(tmp_path / "sent.nii.gz", lesion(sent))
     if isinstance(kept, str):
         with pytest.raises(LabelError, match=kept):
-            store.save_label(case_id, file, "final", {})
+            keep(store, case_id, file)
         assert store.case(case_id).label is None
     else:
-        saved = store.save_label(case_id, file, "final", {})
+        saved = keep(store, case_id, file)
         assert set(np.unique(read_label(saved.path).voxels)) - {0} == kept
 
 
@@ -140,7 +138,7 @@ def test_a_label_on_an_image_that_lies_at_two_places_is_refused_with_both(tmp_pa
     with pytest.raises(
         LabelError, match=r"corners up to 40\.0 mm apart.*\n  t1ce cannot be used: .*by the qform.*by the"
     ):
-        store.save_label("A", save(tmp_path / "sent.nii.gz", lesion(), affine), "final", {})
+        keep(store, "A", save(tmp_path / "sent.nii.gz", lesion(), affine))
 
 
 def moved(path: Path) -> Array:
@@ -172,7 +170,7 @@ def test_what_is_no_label_of_the_case_is_refused_and_nothing_written(
     damage(sent)
     before = snapshot(studies)
     with pytest.raises(error, match=message):
-        store.save_label("phantom_004", sent, "final", {})
+        keep(store, "phantom_004", sent)
     assert snapshot(studies) == before
 
 
@@ -182,7 +180,7 @@ def test_ids_and_tags_cannot_leave_the_store(
 ) -> None:
     sent, before = drawn(store, tmp_path), snapshot(tmp_path)
     with pytest.raises((CaseError, LabelError), match="expected"):
-        store.save_label(case_id, sent, tag, {})
+        keep(store, case_id, sent, tag)
     with pytest.raises(CaseError):
         store.update_info("../x", {})
     assert snapshot(tmp_path) == before
@@ -190,13 +188,13 @@ def test_ids_and_tags_cannot_leave_the_store(
 
 def test_values_outside_the_task_are_refused(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"case phantom_004, label sent: expected label values of .*got \[9\]"):
-        store.save_label("phantom_004", drawn(store, tmp_path, value=9), "final", {})
+        keep(store, "phantom_004", drawn(store, tmp_path, value=9))
 
 
 def test_labels_saved_at_once_all_survive(store: FolderStore, tmp_path: Path) -> None:
     sent = drawn(store, tmp_path)
     threads = [
-        threading.Thread(target=store.save_label, args=("phantom_004", sent, "final", {"number": number}))
+        threading.Thread(target=keep, args=(store, "phantom_004", sent), kwargs={"author": f"reader {number}"})
         for number in range(8)
     ]
     for thread in threads:
@@ -205,14 +203,13 @@ def test_labels_saved_at_once_all_survive(store: FolderStore, tmp_path: Path) ->
         thread.join()
     labels = store.case("phantom_004").labels
     assert [label.version for label in labels] == list(range(1, 9))
-    records = [json.loads(label.path.with_name(f"{label.id}.json").read_text()) for label in labels]
-    assert sorted(record["info"]["number"] for record in records) == list(range(8))
+    assert sorted(found.entry.author for found in store.history("phantom_004")) == [f"reader {n}" for n in range(8)]
 
 
 def test_a_store_that_cannot_be_written_says_so(store: FolderStore, studies: Path, tmp_path: Path) -> None:
     (studies / "maml_labels").write_text("a file where the folder should be")
-    with pytest.raises(StudiesError, match="the label could not be stored, nothing was written"):
-        store.save_label("phantom_004", drawn(store, tmp_path), "final", {})
+    with pytest.raises(StudiesError, match="nothing can be stored there"):
+        keep(store, "phantom_004", drawn(store, tmp_path))
 
 
 def test_notes_are_merged_and_new_files_are_seen_at_once(store: FolderStore, studies: Path) -> None:
@@ -230,5 +227,5 @@ def test_the_store_of_a_datalist_lies_beside_it(studies: Path, spec: TaskSpec, t
     store = FolderStore(path, spec)
     (case_id,) = [case.id for case in store.cases()]
     assert case_id == "phantom_004"
-    saved = store.save_label(case_id, drawn(store, tmp_path, case_id), "final", {})
+    saved = keep(store, case_id, drawn(store, tmp_path, case_id))
     assert saved.path.parent == tmp_path / "maml_labels" / case_id

@@ -25,6 +25,7 @@ from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions import retrain
 from maml_app.versions.registry import ModelRegistry
+from tests.builders import keep
 from tests.conftest import TOY
 from tests.harness.server import ROOT
 
@@ -112,7 +113,7 @@ def test_a_model_of_poisoned_labels_is_not_served(
             label = read_label(case.label.path)
             flipped = store.studies.parent / "flipped.nii.gz"
             write_label(flipped, (label.voxels == 0).astype(np.uint8), label.affine)
-            store.save_label(case.id, flipped, "final", {})
+            keep(store, case.id, flipped)
     result = trainer({"steps": 60}, datastore)
     printed = capsys.readouterr().out
     assert (result["version"], result["served"], registry.served()) == ("v0002", "v0001", "v0001")
@@ -146,7 +147,7 @@ def test_a_case_that_was_forgotten_raises_an_alarm_even_if_the_gate_lets_it_pass
             voxels = np.zeros_like(label.voxels)
             voxels[0, 0, 0] = 1  # labels that are all empty are refused
             write_label(empty, voxels, label.affine)
-            store.save_label(case.id, empty, "final", {})
+            keep(store, case.id, empty)
     capsys.readouterr()
     result = trainer({"steps": 100}, datastore)
     printed = capsys.readouterr().out

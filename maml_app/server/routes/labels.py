@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +13,19 @@ from fastapi.responses import FileResponse, Response
 from monailabel.utils.others.generic import get_mime_type
 
 from maml_app.cases.case import FINAL
-from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, Tag, parsed
+from maml_app.cases.history import Entry
+from maml_app.imaging.files import read_label
+from maml_app.labelling.review import Judgement, judge
+from maml_app.labelling.saving import Sent, find_label, save
+from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, ReviewInfo, Tag, parsed
 from maml_app.server.house import Here, House
-from maml_app.server.identity import Drawing, Looking
+from maml_app.server.identity import Drawing, Leading, Looking
 from maml_app.server.scratch import Scratch, extension_of, keep
 from maml_app.server.uploads import check_on_grid
 
 router = APIRouter()
+
+VERSION = re.compile(r"version_\d+")  # a tag of 3D Slicer's reviewer
 
 
 class Output(StrEnum):
@@ -94,6 +101,23 @@ def label_info(house: Here, user: Looking, label: LabelId, tag: Tag) -> dict[str
     return found
 
 
+@router.put("/datastore/label/info")
+def judge_label(
+    house: Here,
+    user: Leading,
+    label: LabelId,
+    tag: Tag = FINAL,
+    info: Annotated[str, Form(description="JSON: segmentationMeta, as 3D Slicer's reviewer sends it")] = "{}",
+) -> dict[str, str]:
+    """What a reviewer says of a label: approved or flagged, with a comment."""
+    meta = parsed(info, ReviewInfo, "info").segmentationMeta
+    verdict = meta.verdict()
+    if verdict:
+        case, name = stored_label(house, label, tag)
+        judge(house.source, case, name, Judgement(verdict, user.name or meta.approvedBy, meta.comment))
+    return {"label": label, "status": meta.status}
+
+
 @router.put("/datastore/label")
 def save_label(
     house: Here,
@@ -101,20 +125,38 @@ def save_label(
     scratch: Scratch,
     image: ImageId,
     label: Annotated[UploadFile, File(description="NIfTI or NRRD on the grid of an image of the case")],
-    params: Annotated[str, Form(description="JSON: label_info, author, drawn, model_version")] = "{}",
+    params: Annotated[str, Form(description="JSON: label_info, author, drawn, model_version, parent, proposal")] = "{}",
     tag: Tag = FINAL,
 ) -> dict[str, Any]:
-    """Store a label map as the case's newest."""
-    info = parsed(params, LabelParams, "params").info(user.name)
+    """Store a label map as the case's newest. 409: it is kept, and waits for someone to choose."""
+    told = parsed(params, LabelParams, "params")
     file = keep(label.file, scratch, extension_of(label.filename))
-    return {"image": image, "label": store_label(house, image, file, tag or FINAL, info)}
-
-
-def store_label(house: House, image: str, file: Path, tag: str, info: dict[str, Any]) -> str:
-    """Check a label map's header against the case, then store it. Returns its id; raises as `source.save_label`."""
     case, asked = house.source.resolve(image)
     check_on_grid(file, case, asked)
-    with house.decoding, house.saving:
-        stored: str = house.store.save_label(image, str(file), tag, info)
-    house.app.on_save_label(image, stored)
-    return stored
+    with house.decoding:
+        # a reviewer's corrections come as version_1, version_2, …: they are newer versions like any other
+        kind = FINAL if not tag or VERSION.fullmatch(tag) else tag
+        sent = Sent(image, read_label(file), told.told(user.name), kind, told.segments(), told.nothing_there)
+        entry = store_label(house, sent)
+    return {"image": image, "label": f"{entry.case}@{entry.label}"}
+
+
+def store_label(house: House, sent: Sent) -> Entry:
+    """Store a label and tell the app; raises as `save`."""
+    entry = save(house.source, house.spec, sent)
+    house.app.on_save_label(sent.image, f"{entry.case}@{entry.label}")
+    return entry
+
+
+def stored_label(house: House, label: str, tag: str = FINAL) -> tuple[str, str]:
+    """The case, and the id of the label, that `CASE` (its newest) or `CASE@LABEL` names.
+
+    Raises:
+        CaseError: there is none.
+    """
+    case_id, _, name = label.partition("@")
+    case = house.source.case(case_id)
+    found = [ref for ref in case.labels if ref.tag == (FINAL if VERSION.fullmatch(tag) else tag)]
+    if name or not found:
+        return case.id, find_label(case, name).id
+    return case.id, (case.label or found[-1]).id

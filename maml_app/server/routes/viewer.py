@@ -11,16 +11,15 @@ from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.endpoints import ohif
 
-from maml_app.cases.case import FINAL
 from maml_app.choosing.store import ScoreStore
 from maml_app.errors import CaseError, LabelError
-from maml_app.imaging.files import read_grid, write_label
-from maml_app.imaging.volume import Array, Grid
+from maml_app.imaging.files import read_grid
+from maml_app.imaging.volume import Array, Grid, Volume
+from maml_app.labelling.saving import Sent
 from maml_app.server.forms import LabelParams, Name, Uid, parsed
 from maml_app.server.house import Here
 from maml_app.server.identity import Drawing, Looking
 from maml_app.server.routes.labels import store_label
-from maml_app.server.scratch import Scratch
 
 router = APIRouter()
 
@@ -99,26 +98,27 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
 def save_voxels(
     house: Here,
     user: Drawing,
-    scratch: Scratch,
     series: Uid,
     voxels: Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")],
     slices: Annotated[str, Form(description="JSON list of the slices, in the order of the voxels")],
     params: Annotated[str, Form(description="JSON: model_version, drawn, author")] = "{}",
 ) -> dict[str, Any]:
     """Store a label drawn on a series as the case's newest final label."""
-    info = parsed(params, LabelParams, "params").info(user.name)
+    told = parsed(params, LabelParams, "params")
     case, asked = house.source.resolve(series)
     grid = read_grid(case.grids[asked])
     x, y, z = grid.shape
     with house.decoding:
         content = voxels.file.read(x * y * z + 1)
-        label = _in_order(content, _names(slices), house.source.slices(case, asked), grid)
-        file = scratch / "label.nii.gz"
-        write_label(file, label, grid.affine)
-        volume_ml = {one.name: round(float((label == one.value).sum()) * grid.voxel_ml, 2) for one in house.spec.labels}
-        del label, content
-    stored = store_label(house, series, file, FINAL, info)
-    return {"label": stored, "series": series, "modality": asked, "volume_ml": volume_ml}
+        label = Volume(_in_order(content, _names(slices), house.source.slices(case, asked), grid), grid.affine)
+        entry = store_label(house, Sent(series, label, told.told(user.name), nothing_there=told.nothing_there))
+    return {
+        "label": f"{entry.case}@{entry.label}",
+        "series": series,
+        "modality": asked,
+        "volume_ml": {name: round(entry.volume_ml.get(name, 0.0), 2) for name in house.spec.label_values.values()},
+        "changes": {name: change.model_dump() for name, change in entry.changes.items()},
+    }
 
 
 def _names(text: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""What happens to labels: saved, compared, reviewed, restored, counted, exported."""
