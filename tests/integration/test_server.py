@@ -119,6 +119,10 @@ def test_the_loop(running: Running) -> None:
     assert params["modalities_missing"] == ["ct", "mr_t1"]
 
     # saved again: both versions stay, and the next training takes the newest
+    assert client.save_label("phantom_004", str(sent))["label"] == "phantom_004@final-0001"  # unchanged: not twice
+    changed = truth.voxels.copy()
+    changed[0, 0, 0] = 1
+    write(changed, truth.affine, sent)
     assert client.save_label("phantom_004", str(sent))["label"] == "phantom_004@final-0002"
     stored = sorted(path.name for path in (running.studies / "maml_labels" / "phantom_004").glob("*.nii.gz"))
     assert stored == ["final-0001.nii.gz", "final-0002.nii.gz"]
