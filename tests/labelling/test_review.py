@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maml_app.cases.history import State, Told
+from maml_app.cases.recipe import Review
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import CaseError, LabelError
+from maml_app.imaging.files import read_grid
+from maml_app.imaging.volume import Volume
+from maml_app.labelling.review import (
+    Judgement,
+    Verdict,
+    agreement,
+    counted,
+    judge,
+    readings,
+    seen_by,
+    wants_label,
+)
+from maml_app.labelling.saving import Sent, save
+from maml_app.stores.folder import FolderStore
+
+CASE = "phantom_004"  # has no label
+TWO = Review(required=True, readings=2)
+
+
+def drawn(store: FolderStore, spec: TaskSpec, size: int, author: str, **told: str) -> str:
+    grid = read_grid(store.case(CASE).images["ct"])
+    voxels = np.zeros(grid.shape, np.uint8)
+    voxels[2 : 2 + size, 3:5, 1:3] = 2
+    return save(store, spec, Sent(CASE, Volume(voxels, grid.affine), Told(author=author, **told))).label
+
+
+def newest(store: FolderStore) -> str:
+    label = store.case(CASE).label
+    return label.id if label else ""
+
+
+def test_a_rejected_or_withdrawn_label_does_not_count_and_stays(store: FolderStore, spec: TaskSpec) -> None:
+    first, second = drawn(store, spec, 2, "anna"), drawn(store, spec, 3, "anna")
+    with pytest.raises(LabelError, match="expected a comment that says why final-0002 is rejected"):
+        judge(store, CASE, second, Judgement(Verdict.REJECT, "rita"))
+    judge(store, CASE, second, Judgement(Verdict.REJECT, "rita", "the vessel is not tumour"))
+    assert newest(store) == first
+    judge(store, CASE, first, Judgement(Verdict.WITHDRAW, "anna"))
+    assert newest(store) == ""
+    assert [found.state for found in store.history(CASE)] == [State.WITHDRAWN, State.REJECTED]
+    assert store.history(CASE)[1].decisions[0].comment == "the vessel is not tumour"
+    with pytest.raises(LabelError, match="final-0001 is withdrawn and cannot be judged"):
+        judge(store, CASE, first, Judgement(Verdict.APPROVE, "rita"))
+    with pytest.raises(CaseError, match="got 'final-0007'"):
+        judge(store, CASE, "final-0007", Judgement(Verdict.APPROVE, "rita"))
+    assert len(list((store.label_root / CASE).glob("*.nii.gz"))) == 2
+
+
+def test_someone_else_approves_and_then_it_trains(store: FolderStore, spec: TaskSpec) -> None:
+    asks = spec.model_copy(update={"review": Review(required=True)})
+    label = drawn(store, spec, 2, "anna")
+    assert counted(store.case(CASE), spec).label is not None
+    assert counted(store.case(CASE), asks).label is None
+    with pytest.raises(LabelError, match="final-0001 is anna's own; someone else has to approve it"):
+        judge(store, CASE, label, Judgement(Verdict.APPROVE, "anna"))
+    judge(store, CASE, label, Judgement(Verdict.APPROVE, "rita"))
+    assert counted(store.case(CASE), asks).label is not None
+    drawn(store, spec, 3, "anna")  # a newer one waits for its review: the reviewed one trains meanwhile
+    trains = counted(store.case(CASE), asks).label
+    assert trains is not None
+    assert trains.id == label
+    assert counted(store.case("phantom_000"), asks).label is not None  # came with the images
+
+
+def test_two_people_read_a_case_without_seeing_each_other(store: FolderStore, spec: TaskSpec) -> None:
+    spec = spec.model_copy(update={"review": TWO})
+    assert wants_label(store.case(CASE), [], "anna", spec)
+    first = drawn(store, spec, 2, "anna")
+    history = store.history(CASE)
+    assert not wants_label(store.case(CASE), history, "anna", spec)
+    assert wants_label(store.case(CASE), history, "ben", spec)
+    assert seen_by(store.case(CASE), history, "ben", spec).labels == ()
+    assert seen_by(store.case(CASE), history, "rita", spec, reviewer=True).label is not None
+    assert agreement(store, spec, CASE) is None
+    second = drawn(store, spec, 3, "ben")  # replaces nothing: it is another reading, not a conflict
+    third = drawn(store, spec, 4, "anna", parent=first)  # anna goes on with her own
+    assert [found.entry.label for found in readings(store.history(CASE))] == [second, third]
+    assert not wants_label(store.case(CASE), store.history(CASE), "carl", spec)
+    found = agreement(store, spec, CASE)
+    assert found is not None
+    assert (found.one, found.two, found.authors) == (second, third, ("ben", "anna"))
+    assert found.changes["lesion"].voxels == 4
+    assert counted(store.case(CASE), spec).label is None
+    judge(store, CASE, second, Judgement(Verdict.APPROVE, "rita"))  # the reviewer picks
+    assert readings(store.history(CASE)) == []
+    assert seen_by(store.case(CASE), store.history(CASE), "anna", spec) == store.case(CASE)
+    trains = counted(store.case(CASE), spec).label
+    assert trains is not None
+    assert trains.id == second
