@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from maml_app.cases.case import Case
-from maml_app.cases.history import Decision, Entry, Recorded, Told
+from maml_app.cases.history import FINAL, Decision, Entry, Recorded, State, Told
+from maml_app.cases.spec import TaskSpec
 
 
 class LabelMap(Protocol):
@@ -105,3 +106,14 @@ class CaseSource(Protocol):
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         """Merge notes into what is kept about a case."""
+
+
+def learnable(case: Case, spec: TaskSpec) -> Case:
+    """The case with the labels that count for learning and for scores.
+
+    All, or, where the task asks for a review, those that had one and those that came with the images.
+    """
+    if not spec.review.required:
+        return case
+    kept = (label for label in case.labels if label.tag != FINAL or not label.version or label.state == State.REVIEWED)
+    return replace(case, labels=tuple(kept))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from maml_app.cases.case import Case
-from maml_app.cases.source import CaseSource
+from maml_app.cases.source import CaseSource, learnable
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError
 from maml_app.stores.choice import choose_task, open_studies
@@ -37,6 +37,12 @@ def open_task(studies: str, task: str) -> tuple[TaskSpec, CaseSource]:
     """The task for these studies, and where its cases live."""
     spec = choose_task(studies, task)
     return spec, open_studies(studies, spec)
+
+
+def labelled_cases(source: CaseSource, spec: TaskSpec, cases: str = "") -> list[Case]:
+    """The cases of `chosen_cases` that have a label which counts for learning."""
+    counted = (learnable(case, spec) for case in chosen_cases(source, cases))
+    return [case for case in counted if case.label is not None]
 
 
 def chosen_cases(source: CaseSource, cases: str) -> list[Case]:

@@ -14,7 +14,7 @@ from maml_app.commands.common import (
     Device,
     Studies,
     TaskOption,
-    chosen_cases,
+    labelled_cases,
     open_task,
     out,
     progress_bar,
@@ -47,7 +47,7 @@ def evaluate(
     from maml_app.versions.predict import load_model, pick_device
 
     spec, source = open_task(studies, task)
-    labelled = [case for case in chosen_cases(source, cases) if case.label is not None]
+    labelled = labelled_cases(source, spec, cases)
     if not labelled:
         raise CaseError(f"{studies}: expected cases with a label to score against, got none")
     other = _other(against, spec) if against else None

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from maml_app.cases.spec import parse_task
-from maml_app.commands.common import Studies, TaskOption, open_task, out, progress_bar, tell_unused
+from maml_app.commands.common import Studies, TaskOption, labelled_cases, open_task, out, progress_bar, tell_unused
 from maml_app.errors import TaskSpecError
 
 
@@ -35,7 +35,7 @@ def plan(
     if out_file.exists():
         raise TaskSpecError(f"{out_file}: expected a file that is not there yet, so that none of yours is overwritten")
     spec, source = open_task(studies, task)
-    cases = [case for case in source.cases() if case.label is not None]
+    cases = labelled_cases(source, spec)
     with progress_bar("measuring", len(cases)) as tick:
         found = take_fingerprint(cases, spec, tick, tell_unused)
     made = make_plan(found, spec, memory_gb or free_memory_gb() / 2)

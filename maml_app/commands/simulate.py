@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task, out, tell_unused
+from maml_app.commands.common import Device, Studies, TaskOption, labelled_cases, open_task, out, tell_unused
 from maml_app.errors import CaseError
 
 
@@ -56,7 +56,7 @@ def simulate(
         at_most=at_most,
         seeds=tuple(range(first_seed, first_seed + seeds)),
     )
-    labelled = usable([case for case in source.cases() if case.label is not None], spec, tell_unused)
+    labelled = usable(labelled_cases(source, spec), spec, tell_unused)
     wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
     unknown = sorted(wanted - {case.id for case in labelled})
     if unknown:

@@ -9,6 +9,7 @@ import typer
 import yaml
 from rich.progress import Progress, TaskID
 
+from maml_app.cases.source import learnable
 from maml_app.commands.common import (
     COLUMNS,
     Cases,
@@ -74,7 +75,11 @@ def train(
                 out.print(str(step))
 
         chosen = join_torchrun(device) or pick_device(device)
-        result = run(spec, chosen_cases(source, cases), Recipe(seed=seed, devices=(chosen,), report=show))
+        result = run(
+            spec,
+            [learnable(case, spec) for case in chosen_cases(source, cases)],
+            Recipe(seed=seed, devices=(chosen,), report=show),
+        )
     if ranks()[0] > 0:
         return  # under torchrun the first process writes
     store_model(out_file, result.network, result.checkpoint)

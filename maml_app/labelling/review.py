@@ -106,15 +106,6 @@ def seen_by(case: Case, recorded: Sequence[Recorded], user: str, spec: TaskSpec,
     return replace(case, labels=tuple(ref for ref in case.labels if ref.id not in theirs))
 
 
-def counted(case: Case, spec: TaskSpec) -> Case:
-    """The case with the labels that count for learning: those that came with the images, and, where the task asks for
-    a review, those that had one."""
-    if not spec.review.required:
-        return case
-    kept = (ref for ref in case.labels if ref.tag != FINAL or ref.version == 0 or ref.state == State.REVIEWED)
-    return replace(case, labels=tuple(kept))
-
-
 def wants_label(case: Case, recorded: Sequence[Recorded], user: str, spec: TaskSpec) -> bool:
     """Whether a case is still to be labelled, by this user."""
     if case.label is None:

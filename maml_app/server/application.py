@@ -21,12 +21,12 @@ from maml_app.server.house import House
 from maml_app.server.identity import ByAccount, Everyone, Identity, OpenId
 from maml_app.server.journal import Journal
 from maml_app.server.limits import Limits
-from maml_app.server.routes import choosing, history, infer, info, labels, login, sessions, training, viewer
+from maml_app.server.routes import choosing, drawing, history, infer, info, labels, login, sessions, training, viewer
 from maml_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (info, login, labels, history, infer, sessions, choosing, training, viewer, proxy)
+ROUTERS = (info, login, labels, history, drawing, infer, sessions, choosing, training, viewer, proxy)
 
 
 def identity(settings: Settings) -> Identity:

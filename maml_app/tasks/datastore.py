@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 
 from maml_app.cases.case import FINAL, Case, FileRef, LabelRef
-from maml_app.cases.history import Told
+from maml_app.cases.history import Recorded, State, Told
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import private_folder
@@ -79,24 +80,28 @@ class CaseDatastore(Datastore):
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Notes about the case, and what it holds."""
         with answering():
-            case, modality = self.source.resolve(image_id)
-            dicom = {
-                "StudyInstanceUID": case.study,
-                "SeriesInstanceUID": case.series.get(modality, modality).partition("#")[0],
-                "PatientID": case.patient,
-                "Modality": modality,
-            }
-            return {
-                **self.source.info(case.id),
-                **(dicom if case.study else {}),
-                "case": case.id,
-                "modality": modality,
-                "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
-                "missing": list(case.missing(self.spec.modality_names)),
-                "left_out": dict(case.left_out),
-                "notes": list(case.notes),
-                "labelled": case.label is not None,
-            }
+            return self._info(*self.source.resolve(image_id))
+
+    def _info(self, case: Case, modality: str) -> dict[str, Any]:
+        dicom = {
+            "StudyInstanceUID": case.study,
+            "SeriesInstanceUID": case.series.get(modality, modality).partition("#")[0],
+            "PatientID": case.patient,
+            "Modality": modality,
+        }
+        return {
+            **self.source.info(case.id),
+            **(dicom if case.study else {}),
+            # clients on another machine name the file that they download by it
+            "name": f"{case.id}.nii.gz",
+            "case": case.id,
+            "modality": modality,
+            "images": {name: case.series.get(name, f"{case.id}@{name}") for name in case.images},
+            "missing": list(case.missing(self.spec.modality_names)),
+            "left_out": dict(case.left_out),
+            "notes": list(case.notes),
+            "labelled": case.label is not None,
+        }
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         with answering():
@@ -127,9 +132,12 @@ class CaseDatastore(Datastore):
             return str(self._label(label_id, label_tag).local())
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is known of a label, and what was decided about it."""
         with answering():
             label = self._label(label_id, label_tag)
-            return {"id": label.id, "tag": label.tag, "version": label.version, "file": label.path.name}
+            found = {known.entry.label: known for known in self.source.history(label_id.partition("@")[0])}
+            told = {"id": label.id, "tag": label.tag, "version": label.version, "file": label.path.name}
+            return {**told, **(_told(found[label.id]) if label.id in found else {})}
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label map that lies in a file; `label_info` holds what `Told` does, and a viewer's `label_info`."""
@@ -162,12 +170,22 @@ class CaseDatastore(Datastore):
             "incomplete": sum(bool(case.missing(self.spec.modality_names)) for case in cases),
         }
 
-    def json(self) -> dict[str, Any]:
-        objects = {}
-        for case in self._cases():
-            labels = {label.tag: {"ext": ".nii.gz", "info": {"id": label.id}} for label in case.labels}
-            objects[case.id] = {"image": {"ext": ".nii.gz", "info": self.get_image_info(case.id)}, "labels": labels}
-        return {"name": self.name(), "description": self.description(), "objects": objects}
+    def json(self, start: int = 0, count: int | None = None) -> dict[str, Any]:
+        """Cases with their labels, as 3D Slicer's reviewer reads them; a page of them, if `count` is given."""
+        with answering():
+            cases, histories = self.source.cases(), self.source.histories()
+        stop = len(cases) if count is None else start + count
+        objects = {
+            case.id: {
+                "image": {"ext": ".nii.gz", "info": self._info(case, self._reference(case))},
+                "labels": _labels(case, histories.get(case.id, [])),
+            }
+            for case in cases[start:stop]
+        }
+        return {"name": self.name(), "description": self.description(), "total": len(cases), "objects": objects}
+
+    def _reference(self, case: Case) -> str:
+        return next((name for name in self.spec.preference if name in case.images), "")
 
     def refresh(self) -> None:
         """Nothing to do: the store is read afresh at every call."""
@@ -190,6 +208,34 @@ class CaseDatastore(Datastore):
     @staticmethod
     def _refuse(why: str) -> NoReturn:
         raise HTTPException(status_code=405, detail=f"Not done: {why}.")
+
+
+def _labels(case: Case, recorded: Sequence[Recorded]) -> dict[str, Any]:
+    """The newest label of each tag, of a person's the one that counts."""
+    known = {found.entry.label: found for found in recorded}
+    newest = {label.tag: label for label in case.labels} | ({FINAL: case.label} if case.label else {})
+    return {
+        tag: {"ext": ".nii.gz", "info": {"id": label.id, **(_told(known[label.id]) if label.id in known else {})}}
+        for tag, label in newest.items()
+    }
+
+
+# as 3D Slicer's reviewer calls what was decided
+REVIEWS = {State.REVIEWED: "approved", State.REJECTED: "flagged"}
+
+
+def _told(found: Recorded) -> dict[str, Any]:
+    entry, last = found.entry, found.decisions[-1] if found.decisions else None
+    told = entry.model_dump(mode="json", exclude={"case", "label", "tag", "version"})
+    review = {
+        "status": REVIEWS.get(found.state, ""),
+        "approvedBy": last.by if last else "",
+        "comment": last.comment if last else "",
+        "editTime": int(last.at.timestamp()) if last else 0,
+        "level": "",
+    }
+    seconds = int(entry.saved.timestamp())
+    return {**told, "state": found.state.value, "client_id": entry.author, "ts": seconds, "segmentationMeta": review}
 
 
 def _as_file(ref: FileRef) -> Path:

@@ -13,6 +13,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.errors import StudiesError
+from maml_app.labelling.review import wants_label
 from maml_app.tasks.answers import answering
 from maml_app.versions.registry import ModelRegistry
 
@@ -41,8 +42,10 @@ class RankedCase(Strategy):
         skip = str(request.get("skip") or "")
         if skip:
             self.source.update_info(self.source.resolve(skip)[0].id, {"skipped": time.time()})
+        client = str(request.get("client_id") or "")
         cases = self.source.cases()
-        waiting = [case for case in cases if case.label is None]
+        histories = self.source.histories() if self.spec.review.readings > 1 else {}
+        waiting = [case for case in cases if wants_label(case, histories.get(case.id, []), client, self.spec)]
         if not waiting:
             return None  # MONAI Label answers {}, which clients take as "all done"
         labelled = [case for case in cases if case.label is not None]
@@ -51,7 +54,7 @@ class RankedCase(Strategy):
         # another draw once a label has come, the same until then
         pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
         ranked = rank(self.name, pool)
-        notes = {one.case: self._held(one.case, str(request.get("client_id") or "")) for one in ranked}
+        notes = {one.case: self._held(one.case, client) for one in ranked}
         # free ones in their order, then skipped and postponed ones, then those that others were given lately
         order = sorted(ranked, key=lambda one: (notes[one.case], one.place))
         chosen = order[0]

@@ -13,7 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
-from maml_app.cases.source import CaseSource
+from maml_app.cases.source import CaseSource, learnable
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, TrainingError
 from maml_app.machine import MEMORY_SHARE, is_out_of_memory, step_back
@@ -73,7 +73,7 @@ class TrainEnsemble(TrainTask):
             warm = str(request.get("warm_start", True)).lower() != "false"
             spec, recipe = self._overridden(request), self._recipe(request)
             retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm)
-            result = retrain(self.source.cases())
+            result = retrain([learnable(case, self.spec) for case in self.source.cases()])
             self._run.end("done")
             return result
         except MamlError as error:

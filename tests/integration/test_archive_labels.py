@@ -51,7 +51,8 @@ def test_a_saved_label_is_a_new_version_and_comes_back_voxel_by_voxel(
         label[1:4, 2:4, 4:7] = 1
         label[6, 7, 5] = 2
     before = len(case.labels)
-    stored = keep(store, archive.uid(4, modality), sent(tmp_path / "l.nrrd", label, grid.affine))
+    file = sent(tmp_path / "l.nrrd", label, grid.affine)
+    stored = keep(store, archive.uid(4, modality), file, nothing_there=kind == "empty")
     again = opened(archive.url, store.spec, tmp_path / "another")  # as another server would see it, at once
     case = case_of(again, archive, 4)
     assert case.label is not None

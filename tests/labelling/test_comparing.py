@@ -10,13 +10,11 @@ from maml_app.labelling.comparing import added_path_mm, changes, in_words
 from tests.builders import SHAPE, oblique
 
 
-def block(
-    value: int, *places: tuple[slice, slice, slice], spacing_mm: tuple[float, float, float] = (2, 2, 5)
-) -> Volume:
+def block(value: int, *places: tuple[slice, slice, slice]) -> Volume:
     voxels = np.zeros(SHAPE, np.uint8)
     for place in places:
         voxels[place] = value
-    return Volume(voxels, oblique(spacing_mm))
+    return Volume(voxels, oblique((2, 2, 5)))
 
 
 BEFORE = np.s_[2:6, 3:6, 2:4]  # 4 x 3 voxels in two slices
@@ -28,7 +26,8 @@ def test_what_a_person_changed_is_counted_label_by_label(spec: TaskSpec) -> None
     after.voxels[0, 0, 0] = 1
     found = changes(after, before, spec)
     assert list(found) == ["organ", "lesion"]
-    assert (found["lesion"].voxels, found["lesion"].ml) == (6, pytest.approx(6 * 0.02))
+    assert found["lesion"].voxels == 6
+    assert found["lesion"].ml == pytest.approx(6 * 0.02)
     assert found["lesion"].dice == pytest.approx(2 * 24 / (24 + 30))
     assert found["organ"].dice == 0
     assert found["organ"].surface_dice == 0
@@ -50,7 +49,7 @@ def test_the_added_path_is_drawn_in_slices_across_the_thickest_axis() -> None:
     """By hand: of 4 x 3 voxels in a slice, 2 lie inside; of 6 x 3, 4: the contour has 10 and 14 voxels."""
     before = block(1, BEFORE)
     after = block(1, BEFORE, np.s_[6:8, 3:6, 2:3])
-    # the 14 but for 4 of them that the old contour has: 3 edges of its length 4 less the corner column, which is inside now
+    # of its 14 the old contour has those along both long sides and one short side
     new = 14 - len({(x, y) for x in range(2, 6) for y in (3, 5)} | {(2, 4)})
     assert added_path_mm(after, before.voxels > 0) == new * 2.0
     assert added_path_mm(before, before.voxels > 0) == 0

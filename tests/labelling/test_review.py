@@ -5,6 +5,7 @@ import pytest
 
 from maml_app.cases.history import State, Told
 from maml_app.cases.recipe import Review
+from maml_app.cases.source import learnable
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.files import read_grid
@@ -13,7 +14,6 @@ from maml_app.labelling.review import (
     Judgement,
     Verdict,
     agreement,
-    counted,
     judge,
     readings,
     seen_by,
@@ -26,11 +26,11 @@ CASE = "phantom_004"  # has no label
 TWO = Review(required=True, readings=2)
 
 
-def drawn(store: FolderStore, spec: TaskSpec, size: int, author: str, **told: str) -> str:
+def drawn(store: FolderStore, spec: TaskSpec, size: int, author: str, parent: str = "") -> str:
     grid = read_grid(store.case(CASE).images["ct"])
     voxels = np.zeros(grid.shape, np.uint8)
     voxels[2 : 2 + size, 3:5, 1:3] = 2
-    return save(store, spec, Sent(CASE, Volume(voxels, grid.affine), Told(author=author, **told))).label
+    return save(store, spec, Sent(CASE, Volume(voxels, grid.affine), Told(author=author, parent=parent))).label
 
 
 def newest(store: FolderStore) -> str:
@@ -58,17 +58,17 @@ def test_a_rejected_or_withdrawn_label_does_not_count_and_stays(store: FolderSto
 def test_someone_else_approves_and_then_it_trains(store: FolderStore, spec: TaskSpec) -> None:
     asks = spec.model_copy(update={"review": Review(required=True)})
     label = drawn(store, spec, 2, "anna")
-    assert counted(store.case(CASE), spec).label is not None
-    assert counted(store.case(CASE), asks).label is None
+    assert learnable(store.case(CASE), spec).label is not None
+    assert learnable(store.case(CASE), asks).label is None
     with pytest.raises(LabelError, match="final-0001 is anna's own; someone else has to approve it"):
         judge(store, CASE, label, Judgement(Verdict.APPROVE, "anna"))
     judge(store, CASE, label, Judgement(Verdict.APPROVE, "rita"))
-    assert counted(store.case(CASE), asks).label is not None
+    assert learnable(store.case(CASE), asks).label is not None
     drawn(store, spec, 3, "anna")  # a newer one waits for its review: the reviewed one trains meanwhile
-    trains = counted(store.case(CASE), asks).label
+    trains = learnable(store.case(CASE), asks).label
     assert trains is not None
     assert trains.id == label
-    assert counted(store.case("phantom_000"), asks).label is not None  # came with the images
+    assert learnable(store.case("phantom_000"), asks).label is not None  # came with the images
 
 
 def test_two_people_read_a_case_without_seeing_each_other(store: FolderStore, spec: TaskSpec) -> None:
@@ -89,10 +89,10 @@ def test_two_people_read_a_case_without_seeing_each_other(store: FolderStore, sp
     assert found is not None
     assert (found.one, found.two, found.authors) == (second, third, ("ben", "anna"))
     assert found.changes["lesion"].voxels == 4
-    assert counted(store.case(CASE), spec).label is None
+    assert learnable(store.case(CASE), spec).label is None
     judge(store, CASE, second, Judgement(Verdict.APPROVE, "rita"))  # the reviewer picks
     assert readings(store.history(CASE)) == []
     assert seen_by(store.case(CASE), store.history(CASE), "anna", spec) == store.case(CASE)
-    trains = counted(store.case(CASE), spec).label
+    trains = learnable(store.case(CASE), spec).label
     assert trains is not None
     assert trains.id == second

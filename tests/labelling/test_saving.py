@@ -37,13 +37,10 @@ def sent(store: FolderStore, size: int, nothing_there: bool = False, **told: obj
 
 def test_a_label_says_who_drew_it_and_is_not_stored_twice(store: FolderStore, spec: TaskSpec) -> None:
     first = save(store, spec, sent(store, 3, author="anna", client="OHIF", comment="the necrosis too"))
-    assert (first.label, first.author, first.client, first.comment) == (
-        "final-0001",
-        "anna",
-        "OHIF",
-        "the necrosis too",
-    )
-    assert (first.image, first.volume_ml.keys()) == ("ct", {"lesion"})
+    assert (first.label, first.author, first.client) == ("final-0001", "anna", "OHIF")
+    assert first.comment == "the necrosis too"
+    assert first.image == "ct"
+    assert first.volume_ml.keys() == {"lesion"}
     again = save(store, spec, sent(store, 3, author="anna"))
     assert again.label == "final-0001"
     other = save(store, spec, sent(store, 3, author="ben"))  # the same drawing by someone else is an opinion of its own
@@ -80,9 +77,7 @@ def test_few_proposals_of_a_case_are_kept(store: FolderStore) -> None:
 def test_a_label_that_its_author_had_not_seen_is_not_replaced(store: FolderStore, spec: TaskSpec) -> None:
     save(store, spec, sent(store, 3, author="anna"))
     save(store, spec, sent(store, 4, author="ben", parent="final-0001"))
-    with pytest.raises(
-        ConflictError, match=r"ben saved final-0002 at .*, after you had opened final-0001 \(lesion: Dice"
-    ):
+    with pytest.raises(ConflictError, match=r"ben saved final-0002 at .*, after you had opened final-0001 \(lesion"):
         save(store, spec, sent(store, 5, author="anna", parent="final-0001"))
     with pytest.raises(ConflictError, match="final-0003") as again:  # as after a broken connection: kept once
         save(store, spec, sent(store, 5, author="anna", parent="final-0001"))

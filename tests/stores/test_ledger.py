@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def store(studies: Path, spec: TaskSpec, tmp_path: Path) -> FolderStore:
     return FolderStore(studies, spec, tmp_path / "state")
 
 
-def save(store: FolderStore, tmp_path: Path, size: int, **told: object) -> str:
+def save(store: FolderStore, tmp_path: Path, size: int, **told: Any) -> str:
     grid = read_grid(store.case(CASE).images["ct"])
     label = read_label(store.case("phantom_000").labels[0].path).voxels * 0
     label[:size, 3:5, 1:3] = 2
@@ -120,9 +121,7 @@ def test_a_ledger_of_a_newer_version_is_left_alone(studies: Path, spec: TaskSpec
     with sqlite3.connect(tmp_path / "state" / LEDGER) as database:
         database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     database.close()
-    with pytest.raises(
-        StudiesError, match=r"made by a newer version of maml_app \(form 2, this one knows 1\); update it"
-    ):
+    with pytest.raises(StudiesError, match=r"made by a newer version of maml_app \(form 2, this one knows 1\)"):
         FolderStore(studies, spec, tmp_path / "state").cases()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 
 from maml_app.accounts import Role
+from maml_app.cases.case import Case
 from maml_app.cases.history import FINAL, Told
 from maml_app.imaging.labels import read_stored_label
 from maml_app.labelling import review
@@ -23,7 +24,7 @@ router = APIRouter()
 @router.get("/maml/cases/{case}/history")
 def history(house: Here, user: Looking, case: Name) -> list[dict[str, Any]]:
     """Every label of the case, oldest first, with its state and what was decided about it."""
-    seen = {ref.id for ref in _seen(house, case, user).labels}
+    seen = {ref.id for ref in seen_case(house, house.source.case(case), user).labels}
     return [
         {
             **found.entry.model_dump(mode="json"),
@@ -35,8 +36,8 @@ def history(house: Here, user: Looking, case: Name) -> list[dict[str, Any]]:
     ]
 
 
-def _seen(house: House, case_id: str, user: User) -> Any:
-    case = house.source.case(case_id)
+def seen_case(house: House, case: Case, user: User) -> Case:
+    """The case with the labels that a user may see."""
     reviewer = user.role.covers(Role.REVIEWER) and bool(user.name)
     return review.seen_by(case, house.source.history(case.id), user.name, house.spec, reviewer)
 
@@ -71,7 +72,7 @@ def restore_label(house: Here, user: Drawing, case: Name, label: Name) -> dict[s
 @router.get("/maml/cases/{case}/labels/{label}/changes")
 def changes_since(house: Here, user: Looking, case: Name, label: Name, since: Name) -> dict[str, Any]:
     """How far a label is from another one of the case, by label name."""
-    found = _seen(house, case, user)
+    found = seen_case(house, house.source.case(case), user)
     one, other = (read_stored_label(find_label(found, name), house.spec) for name in (label, since))
     return {name: change.model_dump() for name, change in changes(one, other, house.spec).items()}
 

@@ -12,14 +12,16 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.utils.others.generic import get_mime_type
 
-from maml_app.cases.case import FINAL
+from maml_app.cases.case import FINAL, Case
 from maml_app.cases.history import Entry
+from maml_app.errors import CaseError
 from maml_app.imaging.files import read_label
 from maml_app.labelling.review import Judgement, judge
 from maml_app.labelling.saving import Sent, find_label, save
 from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, ReviewInfo, Tag, parsed
 from maml_app.server.house import Here, House
-from maml_app.server.identity import Drawing, Leading, Looking
+from maml_app.server.identity import Drawing, Leading, Looking, User
+from maml_app.server.routes.history import seen_case
 from maml_app.server.scratch import Scratch, extension_of, keep
 from maml_app.server.uploads import check_on_grid
 
@@ -35,9 +37,15 @@ class Output(StrEnum):
 
 
 @router.get("/datastore/")
-def datastore(house: Here, user: Looking, output: Output = Output.STATS) -> dict[str, Any]:
-    """How many cases there are and how many are labelled; or each with its labels."""
-    found: dict[str, Any] = house.store.json() if output == Output.ALL else house.store.status()
+def datastore(
+    house: Here,
+    user: Looking,
+    output: Output = Output.STATS,
+    start: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int | None, Query(ge=1)] = None,
+) -> dict[str, Any]:
+    """How many cases there are and how many are labelled; or each with its labels, a page of them with `count`."""
+    found: dict[str, Any] = house.store.json(start, count) if output == Output.ALL else house.store.status()
     return found
 
 
@@ -84,20 +92,21 @@ def note(house: Here, user: Drawing, image: ImageId, info: Annotated[str, Form()
 @router.get("/datastore/label")
 def label(house: Here, user: Looking, label: LabelId, tag: Tag) -> FileResponse:
     """A stored label map."""
-    return _file(house.store.get_label_uri(label, tag))
+    return _file(str(find_label(*_named(house, user, label, tag)).local()))
 
 
 @router.head("/datastore/label")
 def has_label(house: Here, user: Looking, image: ImageId, tag: Tag) -> Response:
     """Whether a case has a label with a tag."""
-    house.store.get_label_uri(image, tag)
+    _named(house, user, image.partition("@")[0], tag)
     return Response()
 
 
 @router.get("/datastore/label/info")
 def label_info(house: Here, user: Looking, label: LabelId, tag: Tag) -> dict[str, Any]:
     """What is known about a stored label."""
-    found: dict[str, Any] = house.store.get_label_info(label, tag)
+    case, name = _named(house, user, label, tag)
+    found: dict[str, Any] = house.store.get_label_info(f"{case.id}@{name}", find_label(case, name).tag)
     return found
 
 
@@ -113,8 +122,8 @@ def judge_label(
     meta = parsed(info, ReviewInfo, "info").segmentationMeta
     verdict = meta.verdict()
     if verdict:
-        case, name = stored_label(house, label, tag)
-        judge(house.source, case, name, Judgement(verdict, user.name or meta.approvedBy, meta.comment))
+        case, name = _named(house, user, label, tag)
+        judge(house.source, case.id, name, Judgement(verdict, user.name or meta.approvedBy, meta.comment))
     return {"label": label, "status": meta.status}
 
 
@@ -148,15 +157,20 @@ def store_label(house: House, sent: Sent) -> Entry:
     return entry
 
 
-def stored_label(house: House, label: str, tag: str = FINAL) -> tuple[str, str]:
-    """The case, and the id of the label, that `CASE` (its newest) or `CASE@LABEL` names.
+def _named(house: House, user: User, label: str, tag: str) -> tuple[Case, str]:
+    """The case, as its user may see it, and the id of the label that `CASE` (its newest) or `CASE@LABEL` names.
 
     Raises:
         CaseError: there is none.
     """
     case_id, _, name = label.partition("@")
-    case = house.source.case(case_id)
-    found = [ref for ref in case.labels if ref.tag == (FINAL if VERSION.fullmatch(tag) else tag)]
-    if name or not found:
-        return case.id, find_label(case, name).id
-    return case.id, (case.label or found[-1]).id
+    case = seen_case(house, house.source.case(case_id), user)
+    if name:
+        return case, find_label(case, name).id
+    kind = FINAL if VERSION.fullmatch(tag) else tag
+    if kind == FINAL and case.label:
+        return case, case.label.id
+    found = [ref.id for ref in case.labels if ref.tag == kind and kind != FINAL]
+    if not found:
+        raise CaseError(f"expected a label of case {case.id!r} with tag {tag!r}, got the unknown id {label!r}")
+    return case, found[-1]

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
 from monailabel.endpoints import ohif
 
+from maml_app.cases.case import Case
 from maml_app.choosing.store import ScoreStore
-from maml_app.errors import CaseError, LabelError
-from maml_app.imaging.files import read_grid
-from maml_app.imaging.volume import Array, Grid, Volume
-from maml_app.labelling.saving import Sent
-from maml_app.server.forms import LabelParams, Name, Uid, parsed
-from maml_app.server.house import Here
-from maml_app.server.identity import Drawing, Looking
-from maml_app.server.routes.labels import store_label
+from maml_app.errors import CaseError
+from maml_app.labelling.drafts import Drafts
+from maml_app.server.forms import Name
+from maml_app.server.house import Here, House
+from maml_app.server.identity import Looking
+from maml_app.server.routes.history import seen_case
 
 router = APIRouter()
 
@@ -83,6 +81,8 @@ def picture(house: Here, user: Looking, case_id: Name) -> Response:
 def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
     """What the case of a series holds: modalities there and missing, and the slices of this series in order."""
     case, asked = house.source.resolve(series)
+    case = seen_case(house, case, user)
+    draft = Drafts(house.source.state).of(case.id, user.name)
     return {
         "case": case.id,
         "modality": asked,
@@ -90,61 +90,22 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
         "missing": list(case.missing(house.spec.modality_names)),
         "told": [*(f"{name} cannot be used: {why}" for name, why in case.left_out.items()), *case.notes],
         "labelled": case.label is not None,
+        "label": _newest(house, case),
+        "draft": draft.model_dump(mode="json", exclude={"file"}) if draft else None,
+        "model": house.registry.served(),
         "slices": house.source.slices(case, asked),
     }
 
 
-@router.put("/maml/series/{series}/label")
-def save_voxels(
-    house: Here,
-    user: Drawing,
-    series: Uid,
-    voxels: Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")],
-    slices: Annotated[str, Form(description="JSON list of the slices, in the order of the voxels")],
-    params: Annotated[str, Form(description="JSON: model_version, drawn, author")] = "{}",
-) -> dict[str, Any]:
-    """Store a label drawn on a series as the case's newest final label."""
-    told = parsed(params, LabelParams, "params")
-    case, asked = house.source.resolve(series)
-    grid = read_grid(case.grids[asked])
-    x, y, z = grid.shape
-    with house.decoding:
-        content = voxels.file.read(x * y * z + 1)
-        label = Volume(_in_order(content, _names(slices), house.source.slices(case, asked), grid), grid.affine)
-        entry = store_label(house, Sent(series, label, told.told(user.name), nothing_there=told.nothing_there))
-    return {
-        "label": f"{entry.case}@{entry.label}",
-        "series": series,
-        "modality": asked,
-        "volume_ml": {name: round(entry.volume_ml.get(name, 0.0), 2) for name in house.spec.label_values.values()},
-        "changes": {name: change.model_dump() for name, change in entry.changes.items()},
-    }
-
-
-def _names(text: str) -> list[str]:
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise LabelError(f"expected slices as a JSON list of names, got {text[:60]!r}")
-    return names
-
-
-def _in_order(content: bytes, sent: list[str], slices: list[str], grid: Grid) -> Array:
-    """Voxels of slices in the viewer's order as (X, Y, Z) on the image's grid.
-
-    Raises:
-        LabelError: other slices than the series has, or another number of voxels.
-    """
-    x, y, z = grid.shape
-    if sorted(sent) != sorted(slices) or len(set(sent)) != len(sent):
-        raise LabelError(
-            f"expected a label on the {len(slices)} slices of its series, got {len(sent)} slices, "
-            f"{len(set(sent) & set(slices))} of them of this series"
-        )
-    if len(content) != x * y * z:
-        raise LabelError(f"expected {x * y * z} voxels ({x} x {y} x {z}), got {len(content)}")
-    planes = np.frombuffer(content, np.uint8).reshape(z, y, x)
-    place = {name: index for index, name in enumerate(sent)}
-    return planes[[place[name] for name in slices]].transpose(2, 1, 0)
+def _newest(house: House, case: Case) -> dict[str, Any] | None:
+    """What is known of the label that counts; None if there is none."""
+    if case.label is None:
+        return None
+    known = {found.entry.label: found for found in house.source.history(case.id)}
+    found = known.get(case.label.id)
+    if found is None:
+        return {"label": case.label.id}  # it came with the images
+    entry = found.entry
+    changed_ml = round(sum(change.ml for change in entry.changes.values()), 2) if entry.changes else None
+    told = entry.model_dump(mode="json", include={"label", "author", "client", "saved", "image", "volume_ml", "drawn"})
+    return {**told, "state": found.state.value, "changed_ml": changed_ml}
