@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,17 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)  # toy sizes: threads would only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ledgers and downloads of tests, and of the programs that they start, stay among the tests' own files."""
+    before = os.environ.get("MAML_CACHE")
+    os.environ["MAML_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("MAML_CACHE")
+    if before is not None:
+        os.environ["MAML_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,7 @@ class ByAccount:
         self._signer = URLSafeTimedSerializer(self._key, salt="session")
         self._right: dict[bytes, float] = {}
         self._wrong: dict[str, list[float]] = {}
+        self._turns: dict[bytes, threading.Lock] = {}
         self._hashing = threading.BoundedSemaphore(2)  # a hash takes 64 MB
 
     def who(self, request: Request) -> User | None:
@@ -126,18 +127,25 @@ class ByAccount:
         account = self.accounts.all().get(name)
         shown = f"{name}\0{password}\0{account.password if account else ''}".encode()
         digest = hashlib.blake2b(shown, key=self._key).digest()
-        if account and self._right.get(digest, 0) > time.monotonic():
+        with self._turn(digest):  # requests that come together with one password are one try
+            if account and self._right.get(digest, 0) > time.monotonic():
+                return User(name, account.role)
+            self._count(request)
+            with self._hashing:
+                account = self.accounts.verify(name, password)
+            if account is None:
+                return None
+            self._wrong.pop(_client(request), None)
+            if len(self._right) > 1000:
+                self._right.clear()
+            self._right[digest] = time.monotonic() + REMEMBERED_S
             return User(name, account.role)
-        self._count(request)
+
+    def _turn(self, digest: bytes) -> threading.Lock:
         with self._hashing:
-            account = self.accounts.verify(name, password)
-        if account is None:
-            return None
-        self._wrong.pop(_client(request), None)
-        if len(self._right) > 1000:
-            self._right.clear()
-        self._right[digest] = time.monotonic() + REMEMBERED_S
-        return User(name, account.role)
+            if len(self._turns) > 1000:
+                self._turns.clear()
+            return self._turns.setdefault(digest, threading.Lock())
 
     def _count(self, request: Request) -> None:
         """Passwords that are tried, by client: few a minute."""

@@ -13,7 +13,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.strategies import STRATEGIES, Pool, rank
 from maml_app.errors import StudiesError
-from maml_app.labelling.review import wants_label
+from maml_app.labelling.review import readings, wants_label
 from maml_app.tasks.answers import answering
 from maml_app.versions.registry import ModelRegistry
 
@@ -54,7 +54,8 @@ class RankedCase(Strategy):
         # another draw once a label has come, the same until then
         pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
         ranked = rank(self.name, pool)
-        notes = {one.case: self._held(one.case, client) for one in ranked}
+        done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
+        notes = {one.case: self._held(one.case, client, done.get(one.case, set())) for one in ranked}
         # free ones in their order, then skipped and postponed ones, then those that others were given lately
         order = sorted(ranked, key=lambda one: (notes[one.case], one.place))
         chosen = order[0]
@@ -78,10 +79,13 @@ class RankedCase(Strategy):
             answer["batch"] = batch
         return answer
 
-    def _held(self, case_id: str, client: str) -> tuple[int, float]:
-        """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately."""
+    def _held(self, case_id: str, client: str, done: set[str]) -> tuple[int, float]:
+        """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately.
+
+        Those in `done` have read the case and need it no longer.
+        """
         info = self.source.info(case_id)
-        given = _given(info.get("strategy"))
+        given = [(who, when) for who, when in _given(info.get("strategy")) if who not in done]
         others = [when for who, when in given if who != client]
         if time.time() - max(others, default=0.0) < RESERVED_S:
             return 2, max(others)

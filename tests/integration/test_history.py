@@ -1,0 +1,214 @@
+"""Several people and one server: nothing is lost or doubled, conflicts are told, reviews and readings work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+
+from maml_app.accounts import Accounts, Role
+from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.imaging.files import read_grid, read_label
+from maml_app.phantom.scene import write_cases
+from maml_app.stores.folder import FolderStore
+from tests.conftest import TOY
+from tests.harness.server import Server
+
+PASSWORD = "a long enough one"
+PEOPLE = {"anna": Role.ANNOTATOR, "ben": Role.ANNOTATOR, "carl": Role.ANNOTATOR, "rita": Role.REVIEWER}
+CASES = 6
+
+
+@dataclass
+class Shared:
+    """A server that several people work with."""
+
+    server: Server
+    studies: Path
+
+    def ask(self, method: str, path: str, user: str, **more: Any) -> requests.Response:
+        return requests.request(method, self.server.url + path, auth=(user, PASSWORD), timeout=120, **more)
+
+    def drawn(self, case: str, number: int) -> bytes:
+        """A label map in which a number can be read again: so many voxels are set."""
+        grid = read_grid_of(self.studies, case)
+        voxels = np.zeros(grid.shape, np.uint8)
+        voxels.reshape(-1)[:number] = 2
+        return gzip.compress(nib.Nifti1Image(voxels, grid.affine).to_bytes(), 1)
+
+    def save(self, user: str, case: str, number: int, **told: Any) -> requests.Response:
+        files = {"label": ("label.nii.gz", self.drawn(case, number))}
+        path = f"/datastore/label?image={case}"
+        return self.ask("PUT", path, user, files=files, data={"params": json.dumps(told)})
+
+    def history(self, case: str, user: str = "rita") -> list[dict[str, Any]]:
+        answer = self.ask("GET", f"/maml/cases/{case}/history", user)
+        assert answer.ok, answer.text
+        return list(answer.json())
+
+    def say(self, user: str, case: str, label: str, what: str, **said: Any) -> requests.Response:
+        return self.ask("POST", f"/maml/cases/{case}/labels/{label}/{what}", user, json=said)
+
+
+def read_grid_of(studies: Path, case: str) -> Any:
+    return read_grid(next(iter(FolderStore(studies, parse_task(TOY, "toy")).case(case).images.values())))
+
+
+def serve(folder: Path, spec: TaskSpec, more: str = "") -> Iterator[Shared]:
+    write_cases(folder / "studies", spec, count=CASES, seed=3, size=16, labelled=0)
+    (folder / "studies" / "task.yaml").write_text(TOY + more)
+    for name, role in PEOPLE.items():
+        Accounts(folder / "users.json").add(name, PASSWORD, role)
+    conf = {"models": str(folder / "models"), "users": str(folder / "users.json"), "cache": str(folder / "cache")}
+    with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/") as server:
+        yield Shared(server, folder / "studies")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator[Shared]:
+    yield from serve(tmp_path_factory.mktemp("shared"), spec)
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator[Shared]:
+    yield from serve(tmp_path_factory.mktemp("reading"), spec, "review: {required: true, readings: 2}\n")
+
+
+def test_of_two_hundred_saves_at_once_none_is_lost_or_doubled(shared: Shared, spec: TaskSpec) -> None:
+    """Of the same and of different cases; half say what they started from, often too late."""
+    draw = random.Random(5)
+    jobs = [(draw.choice(("anna", "ben")), f"phantom_{draw.randrange(3):03d}", number) for number in range(1, 201)]
+
+    def run(job: tuple[str, str, int]) -> tuple[int, str]:
+        user, case, number = job
+        seen = self_seen(case) if number % 2 else {}
+        answer = shared.save(user, case, number, **seen)
+        body = answer.json()
+        return answer.status_code, body["label"].partition("@")[2] if answer.ok else body.get("mine", answer.text)
+
+    def self_seen(case: str) -> dict[str, str]:
+        known = [row["label"] for row in shared.history(case)]
+        return {"parent": known[-1]} if known else {}
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(run, jobs))
+    assert {status for status, _ in answers} <= {200, 409}
+    assert sum(status == 409 for status, _ in answers) > 0  # or nothing was shown of conflicts
+    rows = {case: {row["label"]: row for row in shared.history(case)} for case in {job[1] for job in jobs}}
+    assert sum(len(found) for found in rows.values()) == 200
+    store = FolderStore(shared.studies, spec)
+    for (user, case, number), (status, label) in zip(jobs, answers, strict=True):
+        row = rows[case][label]
+        assert row["author"] == user
+        assert row["state"] == ("final" if status == 200 else "contested")
+        file = next(ref.path for ref in store.case(case).labels if ref.id == label)
+        assert int((read_label(file).voxels > 0).sum()) == number
+    assert FolderStore(shared.studies, spec).histories() == store.histories()
+    for case, found in rows.items():
+        versions = [row["version"] for row in found.values()]
+        assert sorted(versions) == list(range(1, len(versions) + 1)), case
+
+
+def test_a_conflict_says_who_and_how_far_apart_and_a_person_chooses(shared: Shared) -> None:
+    case = "phantom_003"
+    first = shared.save("anna", case, 10).json()["label"]
+    assert shared.save("ben", case, 14, parent=first).status_code == 200
+    answer = shared.save("anna", case, 12, parent=first, client_id="OHIF")
+    told = answer.json()
+    assert answer.status_code == 409
+    assert "ben saved final-0002 at" in told["detail"]
+    assert "does not count until someone chooses" in told["detail"]
+    assert told["changes"]["lesion"]["voxels"] == 2
+    mine = told["mine"]
+    assert [row["state"] for row in shared.history(case)] == ["final", "final", "contested"]
+    assert shared.ask("GET", f"/datastore/label/info?label={case}&tag=final", "anna").json()["id"] == "final-0002"
+    changes = shared.ask("GET", f"/maml/cases/{case}/labels/{mine}/changes?since=final-0002", "anna").json()
+    assert changes["lesion"]["voxels"] == 2
+    assert shared.say("anna", case, mine, "choose", keep=True).status_code == 200
+    assert shared.ask("GET", f"/datastore/label/info?label={case}&tag=final", "anna").json()["id"] == mine
+    row = shared.history(case)[-1]
+    assert (row["client"], row["parent"], row["contests"]) == ("OHIF", "final-0001", "final-0002")
+    restored = shared.say("ben", case, "final-0001", "restore").json()["label"]
+    assert restored == f"{case}@final-0004"
+
+
+def test_reviews_as_three_d_slicers_reviewer_gives_them(shared: Shared) -> None:
+    case = "phantom_004"
+    label = shared.save("anna", case, 10).json()["label"]
+    said = {"segmentationMeta": {"status": "approved", "level": "easy", "approvedBy": "someone", "comment": ""}}
+    path = f"/datastore/label/info?label={label}&tag=final"
+    assert shared.ask("PUT", path, "anna", data={"info": json.dumps(said)}).status_code == 403
+    assert shared.ask("PUT", path, "rita", data={"info": json.dumps(said)}).status_code == 200
+    everything = shared.ask("GET", "/datastore/?output=all", "rita").json()
+    info = everything["objects"][case]["labels"]["final"]["info"]
+    assert info["client_id"] == "anna"
+    assert (info["segmentationMeta"]["status"], info["segmentationMeta"]["approvedBy"]) == ("approved", "rita")
+    said["segmentationMeta"] |= {"status": "flagged", "comment": "the rim is missing"}
+    assert shared.ask("PUT", path, "rita", data={"info": json.dumps(said)}).status_code == 200
+    assert shared.history(case)[-1]["state"] == "rejected"
+    # its corrections come under tags of their own: they are newer versions
+    files = {"label": ("label.nii.gz", shared.drawn(case, 11))}
+    answer = shared.ask("PUT", f"/datastore/label?image={case}&tag=version_1", "rita", files=files)
+    assert answer.json()["label"] == f"{case}@final-0002"
+    page = shared.ask("GET", "/datastore/?output=all&start=4&count=1", "rita").json()
+    assert (list(page["objects"]), page["total"]) == ([case], CASES)
+    # an annotator may take back only what is their own
+    assert shared.say("ben", case, "final-0002", "judge", verdict="withdraw").status_code == 403
+    assert shared.say("anna", case, "final-0001", "judge", verdict="withdraw").status_code == 200
+    assert shared.say("anna", case, "final-0001", "judge", verdict="approve").status_code == 403
+    assert shared.say("rita", case, "final-0001", "judge", verdict="burn").status_code == 422
+
+
+def test_an_empty_label_over_a_drawn_one_has_to_be_meant(shared: Shared) -> None:
+    case = "phantom_005"
+    assert shared.save("anna", case, 10).status_code == 200
+    answer = shared.save("anna", case, 0)
+    assert (answer.status_code, answer.json()["conflict"]) == (409, "empty")
+    assert shared.save("anna", case, 0, nothing_there=True).status_code == 200
+    assert shared.history(case)[-1]["volume_ml"] == {}
+
+
+def test_two_people_read_a_case_blindly_and_a_reviewer_picks(reading: Shared) -> None:
+    given = reading.ask("POST", "/activelearning/first", "anna", json={}).json()["id"]
+    assert reading.save("anna", given, 10).status_code == 200
+    assert reading.ask("POST", "/activelearning/first", "anna", json={}).json()["id"] != given
+    # offered to a second reader, who sees nothing of the first
+    assert reading.ask("POST", "/activelearning/first", "ben", json={}).json()["id"] == given
+    assert reading.history(given, "ben") == []
+    assert reading.ask("GET", f"/datastore/label?label={given}&tag=final", "ben").status_code == 404
+    assert reading.ask("GET", f"/datastore/label?label={given}@final-0001&tag=final", "ben").status_code == 404
+    assert reading.save("ben", given, 14).status_code == 200
+    assert [row["label"] for row in reading.history(given, "ben")] == ["final-0002"]
+    assert reading.ask("GET", f"/maml/cases/{given}/agreement", "ben").status_code == 403
+    agreement = reading.ask("GET", f"/maml/cases/{given}/agreement", "rita").json()
+    assert agreement["authors"] == ["anna", "ben"]
+    assert agreement["changes"]["lesion"]["voxels"] == 4
+    assert reading.ask("POST", "/activelearning/first", "carl", json={}).json()["id"] != given
+    assert reading.say("rita", given, "final-0001", "judge", verdict="approve").status_code == 200
+    assert [row["state"] for row in reading.history(given, "ben")] == ["reviewed", "final"]
+    # one reading alone does not train
+    other = reading.ask("POST", "/activelearning/first", "anna", json={}).json()["id"]
+    assert reading.save("anna", other, 10).status_code == 200
+    assert reading.ask("POST", "/train/toy", "rita", json={"steps": 1}).status_code == 200
+    assert "1 of 6 cases have a final label" in _log(reading)
+
+
+def _log(shared: Shared) -> str:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        told = shared.ask("GET", "/train/", "rita").json()
+        if told["status"] not in ("SUBMITTED", "RUNNING"):
+            return "\n".join(told["details"])
+        time.sleep(0.5)
+    raise AssertionError("the training did not end")
