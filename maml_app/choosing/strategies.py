@@ -8,8 +8,10 @@ are ranked with Gumbel noise on their logarithm, which fades as labels grow in n
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -22,15 +24,26 @@ NOISE, FADES_OVER = 0.5, 10  # Gumbel scale without labels, and the number of la
 SMALL_ML = 1.0
 
 
+SURE = 200  # so many cases are told apart by their unlikeness to each other; nobody looks further down a list
+
+
 @dataclass(frozen=True)
 class Ranked:
-    """A case that waits, its place (1 is next) of how many, the strategy's value (None: no score yet), and words."""
+    """A case that waits, its place (1 is next) of how many, and the strategy's value (None: no score yet)."""
 
     case: str
     place: int
     of: int
     value: float | None
-    reason: str
+    tell: Callable[[], str] = field(repr=False, compare=False)
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return self.tell()
+
+
+Values = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -49,16 +62,29 @@ class Pool:
     spec: TaskSpec
     seed: int = 0
 
-    @property
+    @cached_property
     def scored(self) -> list[CaseScore]:
         return [self.scores[case.id] for case in self.waiting if case.id in self.scores]
 
-    @property
+    @cached_property
     def usual(self) -> dict[str, float]:
         return usual_divergence(list(self.scores.values()))
 
+    @cached_property
+    def unlike(self) -> Values:
+        """What `distances` tells."""
+        return distances(self)
 
-Values = dict[str, float]
+    @cached_property
+    def far(self) -> frozenset[str]:
+        """The quarter of the waiting cases that is least like the labelled ones."""
+        values = self.unlike
+        return frozenset(sorted(values, key=lambda case: -values[case])[: max(1, len(values) // 4)] if values else [])
+
+    @cached_property
+    def lacking(self) -> Counter[tuple[str, ...]]:
+        """How many labelled cases lack the same modalities, by these."""
+        return Counter(case.missing(self.spec.modality_names) for case in self.labelled)
 
 
 def _random(pool: Pool) -> Values:
@@ -89,41 +115,46 @@ def _disagreement(pool: Pool) -> Values:
 def distances(pool: Pool) -> Values:
     """How unlike the labelled cases each waiting one is, and unlike those before it in the list: k-center, greedily.
 
-    Sener and Savarese, arXiv 1708.00489, on standardised features; the value is the distance at the time of the choice.
+    Sener and Savarese, arXiv 1708.00489, on standardised features; the value is the distance at the time of the choice,
+    of cases beyond the first `SURE` that after the last one.
     """
     scored = [score for score in pool.scored if score.features]
     if not scored:
         return {}
     known = [pool.scores[case.id] for case in pool.labelled if case.id in pool.scores]
-    every = np.array([score.features for score in [*scored, *known]])
+    every = np.array([score.features for score in [*scored, *known] if score.features], dtype=np.float64)
     every = (every - every.mean(axis=0)) / np.maximum(every.std(axis=0), 1e-6)
     points, centres = every[: len(scored)], every[len(scored) :]
-    nearest = _nearest(points, centres) if len(centres) else np.linalg.norm(points, axis=1)
+    lengths = (points**2).sum(axis=1)
+    nearest = _nearest(points, centres) if len(centres) else np.sqrt(lengths)
     values: Values = {}
-    left = set(range(len(scored)))
-    while left:
-        chosen = max(left, key=lambda index: (nearest[index], -index))
+    waits = np.ones(len(scored), dtype=bool)
+    for _ in range(min(SURE, len(scored))):
+        chosen = int(np.where(waits, nearest, -1.0).argmax())
         values[scored[chosen].case] = float(nearest[chosen])
-        left.remove(chosen)
-        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen], axis=1))
-    return values
+        waits[chosen] = False
+        apart = np.sqrt(np.maximum(lengths - 2 * (points @ points[chosen]) + lengths[chosen], 0))
+        nearest = np.minimum(nearest, apart)
+    return values | {scored[index].case: float(nearest[index]) for index in np.flatnonzero(waits)}
 
 
 def _nearest(points: Array, centres: Array) -> Array:
-    return np.asarray(np.linalg.norm(points[:, None] - centres[None], axis=2).min(axis=1))
+    squares = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+    return np.asarray(np.sqrt(np.maximum(squares.min(axis=1), 0)))
 
 
 def _percentiles(values: Values) -> Values:
     """Each value's place among all, in (0, 1]; ties share the higher one."""
-    ordered = sorted(values.values())
-    return {case: (1 + sum(other < value for other in ordered)) / len(ordered) for case, value in values.items()}
+    ordered = np.sort(list(values.values()))
+    places = 1 + np.searchsorted(ordered, list(values.values()), side="left")
+    return {case: float(place) / len(ordered) for case, place in zip(values, places, strict=True)}
 
 
 def rarity(pool: Pool) -> Values:
     """How rarely, among the labelled cases, the same modalities are missing; 0 for the commonest of those that wait."""
     patterns = {case.id: case.missing(pool.spec.modality_names) for case in pool.waiting}
-    known = [case.missing(pool.spec.modality_names) for case in pool.labelled]
-    rare = {case: 1 - known.count(pattern) / max(1, len(known)) for case, pattern in patterns.items()}
+    labelled = max(1, len(pool.labelled))
+    rare = {case: 1 - pool.lacking[pattern] / labelled for case, pattern in patterns.items()}
     least = min(rare.values(), default=0.0)
     return {case: value - least for case, value in rare.items()}
 
@@ -140,7 +171,7 @@ def _maml(pool: Pool) -> Values:
             ranks = _percentiles({score.case: score.labels[label][measure] for score in scored})
             for case, rank in ranks.items():
                 parts[case].append(rank / len(pool.spec.labels))
-    unlike = _percentiles(distances(pool)) if scored[0].features else {}
+    unlike = _percentiles(pool.unlike) if scored[0].features else {}
     rare = rarity(pool)
     rng = np.random.default_rng((pool.seed, len(pool.labelled)))
     scale = NOISE / (1 + len(pool.labelled) / FADES_OVER)
@@ -180,7 +211,7 @@ STRATEGIES = {
             _disagreement,
         ),
         Strategy("entropy", "Where the ensemble is least sure of the foreground", _entropy),
-        Strategy("diverse", "The case least like those that are labelled", distances),
+        Strategy("diverse", "The case least like those that are labelled", lambda pool: pool.unlike),
         Strategy("foreground_random", "Any case in which the model finds something", _foreground_random, tells=False),
         Strategy("random", "Any case without a final label", _random, looks=False, tells=False),
         Strategy("first", "The first case without a final label, by id", _first, looks=False, tells=False),
@@ -198,32 +229,29 @@ def rank(strategy: str, pool: Pool) -> list[Ranked]:
     """
     chosen = STRATEGIES[strategy]
     cold = any(score.version == COLD for score in pool.scored)
-    values = (distances if cold and chosen.looks else chosen.values)(pool)
+    values = pool.unlike if cold and chosen.looks else chosen.values(pool)
     chance = _random(pool)
     order = sorted(pool.waiting, key=lambda case: (case.id not in values, -values.get(case.id, chance[case.id])))
-    unlike = distances(pool)
-    far = sorted(unlike, key=lambda case: -unlike[case])[: max(1, len(unlike) // 4)] if unlike else []
-    usual = pool.usual
     return [
         Ranked(
             case.id,
             place,
             len(order),
             round(values[case.id], 4) if chosen.tells and case.id in values else None,
-            reason(case, pool, usual, case.id in far),
+            partial(reason, case, pool),
         )
         for place, case in enumerate(order, start=1)
     ]
 
 
-def reason(case: Case, pool: Pool, usual: Mapping[str, float], unlike: bool) -> str:
+def reason(case: Case, pool: Pool) -> str:
     """What there is to say of a case, in words, the strongest first."""
     words = []
     score = pool.scores.get(case.id)
     if score is None:
         words.append("not looked at by a model yet")
     else:
-        excess = {pair: found["divergence"] - usual.get(pair, 0.0) for pair, found in score.pairs.items()}
+        excess = {pair: found["divergence"] - pool.usual.get(pair, 0.0) for pair, found in score.pairs.items()}
         if excess:
             pair = max(excess, key=lambda name: excess[name])
             volume = score.pairs[pair]["differ_ml"]
@@ -236,9 +264,8 @@ def reason(case: Case, pool: Pool, usual: Mapping[str, float], unlike: bool) -> 
     missing = case.missing(pool.spec.modality_names)
     if missing:
         words.append(f"no {', no '.join(missing)}")
-        same = sum(one.missing(pool.spec.modality_names) == missing for one in pool.labelled)
-        if pool.labelled and same == 0:
+        if pool.labelled and not pool.lacking[missing]:
             words.append("no labelled case lacks the same")
-    if unlike and pool.labelled:
+    if pool.labelled and case.id in pool.far:
         words.append("unlike the labelled cases")
     return "; ".join(words) or "as good as any"

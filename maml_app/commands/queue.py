@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,6 +11,9 @@ from rich.table import Table
 from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, out, print_json, progress_bar
 from maml_app.commands.models import DEFAULT_MODELS
 from maml_app.errors import MamlError, ModelError
+
+if TYPE_CHECKING:
+    from maml_app.choosing.strategies import Ranked
 
 
 def queue(
@@ -67,7 +69,7 @@ def queue(
     versions = sorted({score.version for score in scores.values()})
     ranked = rank(strategy, Pool(waiting, labelled, scores, spec, seed=len(labelled)))
     if as_json:
-        print_json({"strategy": strategy, "labelled": len(labelled), "queue": [asdict(case) for case in ranked]})
+        print_json({"strategy": strategy, "labelled": len(labelled), "queue": [_row(case) for case in ranked]})
         return
     table = Table(title=f"{len(waiting)} waiting, {len(labelled)} labelled; {strategy}, scores of {versions or 'none'}")
     for heading in ("", "case", "score", "reason"):
@@ -75,3 +77,7 @@ def queue(
     for case in ranked:
         table.add_row(str(case.place), case.case, "–" if case.value is None else f"{case.value:.3f}", case.reason)
     out.print(table)
+
+
+def _row(ranked: Ranked) -> dict[str, Any]:
+    return {name: getattr(ranked, name) for name in ("case", "place", "of", "value", "reason")}

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.look import score_all
-from maml_app.choosing.store import ScoreStore
+from maml_app.choosing.store import shared_scores
 from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError, ModelError
 from maml_app.machine import Turns
@@ -29,7 +29,7 @@ class ScoreCases(ScoringMethod):
         self.source = source
         self.spec = spec
         self.registry = registry
-        self.store = ScoreStore(registry.scores)
+        self.store = shared_scores(registry.scores)
 
     def is_due(self) -> bool:
         """Whether any case lacks a score of the served version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -10,8 +11,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.choosing.store import ScoreStore
-from maml_app.choosing.strategies import STRATEGIES, Pool, rank
+from maml_app.choosing.store import shared_scores
+from maml_app.choosing.strategies import STRATEGIES, Pool, Ranked, rank
 from maml_app.errors import StudiesError
 from maml_app.labelling.review import readings, wants_label
 from maml_app.tasks.answers import answering
@@ -33,6 +34,7 @@ class RankedCase(Strategy):
         self.source = source
         self.spec = spec
         self.registry = registry
+        self.scores = shared_scores(registry.scores)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         with answering():
@@ -50,16 +52,14 @@ class RankedCase(Strategy):
             return None  # MONAI Label answers {}, which clients take as "all done"
         labelled = [case for case in cases if case.label is not None]
         versions = self.registry.history()
-        scores = ScoreStore(self.registry.scores).best(versions, [case.id for case in waiting])
+        scores = self.scores.best(versions, [case.id for case in waiting])
         # another draw once a label has come, the same until then
         pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
         ranked = rank(self.name, pool)
         done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
-        notes = {one.case: self._held(one.case, client, done.get(one.case, set())) for one in ranked}
-        # free ones in their order, then skipped and postponed ones, then those that others were given lately
-        order = sorted(ranked, key=lambda one: (notes[one.case], one.place))
+        order = self._in_turn(ranked, client, done, _count(request))
         chosen = order[0]
-        batch = [one.case for one in order[: _count(request)]]
+        batch = [one.case for one in order]
         version = scores[chosen.case].version if chosen.case in scores else None
         answer: dict[str, Any] = {
             "id": chosen.case,
@@ -73,11 +73,24 @@ class RankedCase(Strategy):
             },
             "reason": f"{chosen.place} of {chosen.of}: {chosen.reason}",
         }
-        if version and ScoreStore(self.registry.scores).picture(version, chosen.case):
+        if version and self.scores.picture(version, chosen.case):
             answer["picture"] = f"/maml/picture/{chosen.case}"
         if len(batch) > 1:
             answer["batch"] = batch
         return answer
+
+    def _in_turn(self, ranked: Sequence[Ranked], client: str, done: dict[str, set[str]], count: int) -> list[Ranked]:
+        """The first free ones in their order, then skipped and postponed ones, then those that others were given."""
+        free, others = [], []
+        for one in ranked:
+            held = self._held(one.case, client, done.get(one.case, set()))
+            if held == (0, 0.0):
+                free.append(one)
+                if len(free) == count:
+                    return free
+            else:
+                others.append((held, one.place, one))
+        return [*free, *(one for _, _, one in sorted(others, key=lambda entry: entry[:2]))][:count]
 
     def _held(self, case_id: str, client: str, done: set[str]) -> tuple[int, float]:
         """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately.

@@ -81,7 +81,7 @@ def test_all_cases_are_scored_once_each_though_a_worker_is_killed(many: Path, sp
     # the same as is scored here
     model = load_served(registry, spec, torch.device("cpu"))
     here, _ = look_at(cases[5], model, spec)
-    there = store.read("v0001", [cases[5].id])[cases[5].id]
+    there = store.read("v0001")[cases[5].id]
     assert there.entropy == pytest.approx(here.entropy, abs=1e-5)
     assert there.foreground_ml == here.foreground_ml
     # nothing is left to do, so Ray is not even started
