@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from maml_app.cases.spec import TaskSpec
@@ -52,15 +53,21 @@ def other_format(file_name: str) -> tuple[str, str] | None:
     return None
 
 
+@lru_cache(maxsize=1 << 16)
 def _tokens(text: str) -> str:
     return re.sub(r"[\s_.\-]+", "_", text.lower()).strip("_")
 
 
 def _ending(name: str, pattern: str) -> int | None:
     """Where the pattern starts if the name ends with it as whole tokens, else None. Separators are alike."""
-    expression = "[\\s_.\\-]+".join(re.escape(token) for token in _tokens(pattern).split("_"))
-    found = re.search(rf"(?:^|[\s_.\-]+)({expression})$", name, re.IGNORECASE)
+    found = _expression(pattern).search(name)
     return found.start() if found else None
+
+
+@lru_cache(maxsize=1024)
+def _expression(pattern: str) -> re.Pattern[str]:
+    tokens = "[\\s_.\\-]+".join(re.escape(token) for token in _tokens(pattern).split("_"))
+    return re.compile(rf"(?:^|[\s_.\-]+)({tokens})$", re.IGNORECASE)
 
 
 def match(name: str, spec: TaskSpec) -> Match | None:
