@@ -122,7 +122,7 @@ def distances(pool: Pool) -> Values:
     if not scored:
         return {}
     known = [pool.scores[case.id] for case in pool.labelled if case.id in pool.scores]
-    every = np.array([score.features for score in [*scored, *known] if score.features], dtype=np.float64)
+    every = np.array([score.features for score in [*scored, *known] if score.features], dtype=np.float32)
     every = (every - every.mean(axis=0)) / np.maximum(every.std(axis=0), 1e-6)
     points, centres = every[: len(scored)], every[len(scored) :]
     lengths = (points**2).sum(axis=1)
