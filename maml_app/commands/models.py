@@ -10,13 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from maml_app.commands.common import Device, Studies, TaskOption, open_task
 from maml_app.errors import ModelError
 
 if TYPE_CHECKING:
     from maml_app.versions.registry import ModelRegistry
 
 models_app = typer.Typer(
-    help="The model versions that a server keeps: list, show, promote, roll back, prune, export.", no_args_is_help=True
+    help="The model versions that a server keeps: list, show, promote, roll back, prune, export, import.",
+    no_args_is_help=True,
 )
 
 out = Console()
@@ -125,3 +127,30 @@ def models_export(
     except OSError as error:
         raise ModelError(f"{out_file}: could not be written ({error})") from None
     out.print(f"{version} written to {out_file} and {out_file.with_suffix('.json')}")
+
+
+@models_app.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(help="a model file: of train --out, torchrun, or another server")],
+    studies: Studies,
+    task: TaskOption = "",
+    models: ModelRoot = DEFAULT_MODELS,
+    device: Device = "",
+) -> None:
+    """Take in a model that was trained elsewhere. It is served if it is not worse on the validation cases here.
+
+    Exit code 1 if it is kept as a candidate only.
+    """
+    from maml_app.cases.source import learnable
+    from maml_app.versions.bring import bring
+    from maml_app.versions.predict import pick_device
+    from maml_app.versions.registry import ModelRegistry
+
+    spec, source = open_task(studies, task)
+    registry = ModelRegistry(models / spec.name)
+    registry.belongs_to(source, claim=True)
+    cases = [learnable(case, spec) for case in source.cases()]
+    brought = bring(file, registry, spec, cases, pick_device(device))
+    state = "is served" if brought.served else "is kept as a candidate, and can be promoted"
+    out.print(f"{brought.version} {state}: {brought.why}", soft_wrap=True, markup=False)
+    raise typer.Exit(0 if brought.served else 1)

@@ -1,0 +1,86 @@
+"""A model that was trained elsewhere comes in as a version: judged like a retrained one before it is served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import ModelError
+from maml_app.evaluation.evaluate import Segmenter, evaluate
+from maml_app.network.checkpoint import load_checkpoint
+from maml_app.training.split import split
+from maml_app.versions.gate import Verdict, judge
+from maml_app.versions.predict import load_served
+from maml_app.versions.registry import ModelRegistry
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What became of it: its version, whether it is served, and why, in words."""
+
+    version: str
+    served: bool
+    why: str
+
+
+def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[Case], device: torch.device) -> Brought:
+    """Keep a model file as a new version, and serve it if it is nowhere worse than the served one.
+
+    Compared on the validation cases of these studies, but for those that it may have been trained on by their ids. With
+    none to compare on it is served only where no model is yet.
+
+    Raises:
+        ModelError: no model file, or of another task; nothing is kept.
+    """
+    network, checkpoint = load_checkpoint(file, spec.name, spec.signature(), device)
+    labelled = [case for case in cases if case.label]
+    trained_on = set(checkpoint.notes.get("trained_on") or {})
+    held_out = [case for case in split(labelled, spec.training.validation)[1] if case.id not in trained_on]
+    served = registry.served()
+    verdict: Verdict | None = None
+    scores = None
+    if held_out:
+        scores = evaluate(Segmenter(network, spec, checkpoint.patch, device), held_out)
+    if scores and served:
+        champion = load_served(registry, spec, device)
+        before = evaluate(champion.segmenter(spec), held_out)
+        verdict = judge(scores, before, champion.version, spec.training.tolerance)
+    report = {
+        **checkpoint.notes,
+        "parent": None,
+        "imported": {"file": file.name, "sha256": _hash(file)},
+        "task": spec.model_dump(mode="json"),
+        "validation": scores.as_dict() if scores else None,
+        "validated_on": {case.id: case.label.id for case in held_out if case.label},
+        "gate": verdict.as_dict() if verdict else None,
+    }
+    version = registry.store(network, checkpoint, report)
+    publish = verdict.publish if verdict else served is None
+    if publish:
+        registry.serve(version)
+    return Brought(version, publish, _why(verdict, served, len(held_out)))
+
+
+def _why(verdict: Verdict | None, served: str | None, held_out: int) -> str:
+    if verdict is None and served is None:
+        return "there was no model yet"
+    if verdict is None:
+        return f"there is no validation case that it has not seen, so it cannot be compared with {served}"
+    if verdict.publish:
+        return f"not worse than {verdict.against} on {held_out} cases"
+    more = f" and {len(verdict.reasons) - 3} more" if len(verdict.reasons) > 3 else ""
+    return f"worse than {verdict.against} on {held_out} cases: {'; '.join(verdict.reasons[:3])}{more}"
+
+
+def _hash(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error})") from None
