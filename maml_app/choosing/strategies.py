@@ -29,12 +29,16 @@ SURE = 200  # so many cases are told apart by their unlikeness to each other; no
 
 @dataclass(frozen=True)
 class Ranked:
-    """A case that waits, its place (1 is next) of how many, and the strategy's value (None: no score yet)."""
+    """A case that waits, its place (1 is next) of how many, and the strategy's value (None: it says nothing of it).
+
+    `version`: of the model that looked at the case; None if none did.
+    """
 
     case: str
     place: int
     of: int
     value: float | None
+    version: str | None
     tell: Callable[[], str] = field(repr=False, compare=False)
 
     @property
@@ -238,6 +242,7 @@ def rank(strategy: str, pool: Pool) -> list[Ranked]:
             place,
             len(order),
             round(values[case.id], 4) if chosen.tells and case.id in values else None,
+            pool.scores[case.id].version if case.id in pool.scores else None,
             partial(reason, case, pool),
         )
         for place, case in enumerate(order, start=1)
@@ -248,7 +253,7 @@ def reason(case: Case, pool: Pool) -> str:
     """What there is to say of a case, in words, the strongest first."""
     words = []
     score = pool.scores.get(case.id)
-    if score is None:
+    if score is None or score.version == COLD:
         words.append("not looked at by a model yet")
     else:
         excess = {pair: found["divergence"] - pool.usual.get(pair, 0.0) for pair, found in score.pairs.items()}

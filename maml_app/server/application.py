@@ -21,12 +21,24 @@ from maml_app.server.house import House
 from maml_app.server.identity import ByAccount, Everyone, Identity, OpenId
 from maml_app.server.journal import Journal
 from maml_app.server.limits import Limits
-from maml_app.server.routes import choosing, drawing, history, infer, info, labels, login, sessions, training, viewer
+from maml_app.server.routes import (
+    campaign,
+    choosing,
+    drawing,
+    history,
+    infer,
+    info,
+    labels,
+    login,
+    sessions,
+    training,
+    viewer,
+)
 from maml_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (info, login, labels, history, drawing, infer, sessions, choosing, training, viewer, proxy)
+ROUTERS = (info, campaign, login, labels, history, drawing, infer, sessions, choosing, training, viewer, proxy)
 
 
 def identity(settings: Settings) -> Identity:
@@ -100,8 +112,9 @@ def application(house: House, admitted: Policy) -> FastAPI:
     server.state.house = house
     server.state.archive_client = proxy.archive_client()
     add_handlers(server)
-    for module in ROUTERS:
-        server.include_router(module.router)
+    server.state.routers = [module.router for module in ROUTERS]
+    for router in server.state.routers:
+        server.include_router(router)
     return server
 
 

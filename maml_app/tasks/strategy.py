@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -44,26 +45,15 @@ class RankedCase(Strategy):
         skip = str(request.get("skip") or "")
         if skip:
             self.source.update_info(self.source.resolve(skip)[0].id, {"skipped": time.time()})
-        client = str(request.get("client_id") or "")
-        cases = self.source.cases()
-        histories = self.source.histories() if self.spec.review.readings > 1 else {}
-        waiting = [case for case in cases if wants_label(case, histories.get(case.id, []), client, self.spec)]
-        if not waiting:
+        order = self.waiting(str(request.get("client_id") or ""), _count(request))
+        if not order:
             return None  # MONAI Label answers {}, which clients take as "all done"
-        labelled = [case for case in cases if case.label is not None]
-        versions = self.registry.history()
-        scores = self.scores.best(versions, [case.id for case in waiting])
-        # another draw once a label has come, the same until then
-        pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
-        ranked = rank(self.name, pool)
-        done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
-        order = self._in_turn(ranked, client, done, _count(request))
         chosen = order[0]
         batch = [one.case for one in order]
-        version = scores[chosen.case].version if chosen.case in scores else None
+        version = chosen.version
         answer: dict[str, Any] = {
             "id": chosen.case,
-            "waiting": len(waiting),
+            "waiting": chosen.of,
             "choice": {
                 "strategy": self.name,
                 "rank": chosen.place,
@@ -78,6 +68,24 @@ class RankedCase(Strategy):
         if len(batch) > 1:
             answer["batch"] = batch
         return answer
+
+    def waiting(self, client: str, count: int = sys.maxsize) -> list[Ranked]:
+        """The first cases that wait for a label by this client, best first; the free ones before others."""
+        cases = self.source.cases()
+        histories = self.source.histories() if self.spec.review.readings > 1 else {}
+        waiting = [case for case in cases if wants_label(case, histories.get(case.id, []), client, self.spec)]
+        labelled = [case for case in cases if case.label is not None]
+        scores = self.scores.best(self.registry.history(), [case.id for case in waiting])
+        # another draw once a label has come, the same until then
+        pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
+        done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
+        return self._in_turn(rank(self.name, pool), client, done, count)
+
+    def given_to(self, case_id: str) -> str:
+        """To whom a case was given lately; '' if to nobody."""
+        given = _given(self.source.info(case_id).get("strategy"))
+        who, when = max(given, key=lambda entry: entry[1], default=("", 0.0))
+        return who if time.time() - when < RESERVED_S else ""
 
     def _in_turn(self, ranked: Sequence[Ranked], client: str, done: dict[str, set[str]], count: int) -> list[Ranked]:
         """The first free ones in their order, then skipped and postponed ones, then those that others were given."""

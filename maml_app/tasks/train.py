@@ -52,16 +52,20 @@ class TrainEnsemble(TrainTask):
         report = self.registry.report(version) if version else {}
         validation = report.get("validation") or report.get("cross_validation") or {}
         last = last_run(self.registry.runs)
-        if not version:
-            return {"last_run": last} if last else {}
-        return {
+        if not version and not last:
+            return {}
+        found = {
             "last_run": last,
-            "version": version,
             "epoch": report.get("steps", 0),
+            "total_epochs": report.get("steps", 0),
             "total_time": str(report.get("seconds", 0)),
+            "train_time": report.get("seconds", 0),
             "best_metric": validation.get("full") or validation.get("mean") or 0.0,
-            "validation": validation,
         }
+        if last.get("state") == "running":  # clients take an empty total_time for a training that is going on
+            at = last.get("progress") or {}
+            found |= {"epoch": at.get("done", 0), "total_epochs": at.get("total", 0), "total_time": ""}
+        return found | ({"version": version, "validation": validation} if version else {})
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         # people wait for inference: it has a core of its own, and goes first on the others

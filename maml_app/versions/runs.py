@@ -5,6 +5,7 @@
                               curves.png      loss terms and validation Dice over steps
                               events.out.…    the same for TensorBoard
                               state.json      running, done or failed, with the reason
+                              now.json        how far it is
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ class Run:
         self._append("train.log", f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def progress(self, progress: Progress) -> None:
-        """Keep the losses of a step, or the scores after it."""
+        """Keep the losses of a step, or the scores after it, and how far the run is."""
+        if not progress.note:
+            done = {"stage": progress.stage, "done": progress.done, "total": progress.total}
+            with suppress(OSError):
+                write_text(self.folder / "now.json", json.dumps({**done, "seconds_left": progress.seconds_left}))
         if progress.dice:
             self.scores(progress.done, progress.dice)
         if progress.losses and progress.stage == "train":
@@ -126,5 +131,9 @@ def last_run(root: Path) -> dict[str, Any]:
         if state["state"] == "running" and not is_running(int(state["process"])):
             state["state"] = "killed"
             state["reason"] = "stopped by somebody, or killed by the system for want of memory; train again"
-        return {"log": str(folder / "train.log"), **state}
+        try:
+            progress = json.loads((folder / "now.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            progress = {}
+        return {"log": str(folder / "train.log"), "progress": progress, **state}
     return {}

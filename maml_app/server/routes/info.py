@@ -1,4 +1,4 @@
-"""What the server is and does, its log, and its first page."""
+"""What the server is and does, and its log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from maml_app.server.house import Here
 from maml_app.server.identity import Looking, Running
 
 router = APIRouter()
-
-
-@router.get("/")
-def first_page(house: Here, user: Looking) -> dict[str, str]:
-    """Where things are."""
-    viewer = {"viewer": "/ohif/"} if house.archive else {}
-    return {"name": house.app.name, **viewer, "clients": "/info/", "api": "/openapi.json"}
 
 
 @router.get("/info/")

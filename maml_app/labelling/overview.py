@@ -1,0 +1,72 @@
+"""How far a campaign is: what is labelled and reviewed, by whom, what waits for a decision, what was done lately."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from maml_app.cases.case import FINAL, Case
+from maml_app.cases.history import Recorded, State
+from maml_app.cases.spec import TaskSpec
+from maml_app.labelling.review import readings
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Counts of cases, and the labels that someone should look at.
+
+    Attributes:
+        reviewed: cases whose label was approved, or came with the images.
+        to_review: labels that wait for a reviewer, where the task asks for it; `disagreed`: cases that two have read.
+        contested: labels that wait for a choice.
+        people: how many labels each author saved.
+        recent: the newest labels of people, newest first.
+        minutes, changed_ml: medians over labels that started from a proposal; None without any.
+    """
+
+    cases: int
+    labelled: int
+    reviewed: int
+    to_review: list[Recorded]
+    disagreed: list[str]
+    contested: list[Recorded]
+    people: dict[str, int]
+    recent: list[Recorded]
+    minutes: float | None
+    changed_ml: float | None
+
+
+def overview(
+    cases: Sequence[Case], histories: Mapping[str, Sequence[Recorded]], spec: TaskSpec, recent: int = 20
+) -> Overview:
+    """How the cases stand."""
+    ours = {case.id for case in cases}
+    labels = [found for case, of_case in histories.items() if case in ours for found in of_case]
+    people = [found for found in labels if found.entry.tag == FINAL]
+    labelled = [case for case in cases if case.label is not None]
+    settled = [case for case in labelled if case.label and not case.label.version]
+    reviewed = [case for case in labelled if case.label and case.label.state == State.REVIEWED] + settled
+    newest = {(case.id, case.label.id) for case in labelled if case.label}
+    proposed = [found.entry for found in people if found.entry.changes]
+    seconds = [entry.seconds for entry in proposed if entry.seconds is not None]
+    changed = [sum(change.ml for change in entry.changes.values()) for entry in proposed]
+    return Overview(
+        len(cases),
+        len(labelled),
+        len(reviewed),
+        [
+            found
+            for found in people
+            if spec.review.required
+            and found.state == State.FINAL
+            and (spec.review.readings > 1 or (found.entry.case, found.entry.label) in newest)
+        ],
+        [case for case, found in histories.items() if spec.review.readings > 1 and len(readings(found)) > 1],
+        [found for found in people if found.state == State.CONTESTED],
+        dict(Counter(found.entry.author or "someone" for found in people).most_common()),
+        sorted(people, key=lambda found: found.entry.saved, reverse=True)[:recent],
+        round(statistics.median(seconds) / 60, 1) if seconds else None,
+        round(statistics.median(changed), 2) if changed else None,
+    )
