@@ -14,6 +14,7 @@ from maml_app.commands.check import check
 from maml_app.commands.common import out
 from maml_app.commands.evaluate import evaluate
 from maml_app.commands.infer import infer
+from maml_app.commands.labels import labels_app
 from maml_app.commands.models import models_app
 from maml_app.commands.phantom import phantom
 from maml_app.commands.plan import plan
@@ -55,6 +56,7 @@ app.command(
 for command in (check, plan, train, evaluate, infer, queue, simulate, phantom):
     app.command()(command)
 app.command("import-labels")(import_labels)
+app.add_typer(labels_app, name="labels")
 app.add_typer(models_app, name="models")
 app.add_typer(users_app, name="users")
 

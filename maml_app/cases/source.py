@@ -94,6 +94,13 @@ class CaseSource(Protocol):
     def holding(self, case_id: str) -> AbstractContextManager[None]:
         """Hold a case while its newest label is compared with one to be saved; others wait."""
 
+    def kept(self, work: Path) -> dict[str, Path]:
+        """What a backup has to hold of what is kept about these studies: folders and files, by name.
+
+        Args:
+            work: a folder for copies of what cannot be copied as it lies.
+        """
+
     @property
     def state(self) -> Path:
         """A folder of this machine for what the server keeps about these studies."""

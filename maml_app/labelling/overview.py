@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from maml_app.cases.case import FINAL, Case
 from maml_app.cases.history import Recorded, State
+from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
-from maml_app.labelling.review import readings
+from maml_app.labelling.review import Reading, agreement, readings
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,47 @@ def overview(
         round(statistics.median(seconds) / 60, 1) if seconds else None,
         round(statistics.median(changed), 2) if changed else None,
     )
+
+
+@dataclass(frozen=True)
+class Month:
+    """The labels of a month that started from a proposal, in medians: does the model save work?"""
+
+    month: str
+    labels: int
+    minutes: float | None
+    changed_ml: float
+    dice: float | None
+    added_path_mm: float
+
+
+def months(histories: Mapping[str, Sequence[Recorded]]) -> list[Month]:
+    """By month, oldest first."""
+    found: dict[str, list[Recorded]] = {}
+    for of_case in histories.values():
+        for label in of_case:
+            if label.entry.changes and label.entry.tag == FINAL:
+                found.setdefault(f"{label.entry.saved:%Y-%m}", []).append(label)
+    rows = []
+    for month, labels in sorted(found.items()):
+        entries = [label.entry for label in labels]
+        every = [list(entry.changes.values()) for entry in entries]
+        dice = [change.dice for changes in every for change in changes if change.dice is not None]
+        seconds = [entry.seconds for entry in entries if entry.seconds is not None]
+        rows.append(
+            Month(
+                month,
+                len(entries),
+                round(statistics.median(seconds) / 60, 2) if seconds else None,
+                round(statistics.median(sum(change.ml for change in changes) for changes in every), 3),
+                round(statistics.median(dice), 3) if dice else None,
+                round(statistics.median(sum(change.added_path_mm for change in changes) for changes in every), 1),
+            )
+        )
+    return rows
+
+
+def agreements(source: CaseSource, histories: Mapping[str, Sequence[Recorded]], spec: TaskSpec) -> list[Reading]:
+    """How readers agree, of every case that two have read."""
+    read_twice = [case for case, found in histories.items() if len(readings(found)) > 1]
+    return [found for case in read_twice if (found := agreement(source, spec, case)) is not None]

@@ -29,6 +29,7 @@ from maml_app.stores.examinations import Examination, list_examinations
 from maml_app.stores.identity import archive_identity
 from maml_app.stores.label_archive import LabelArchive
 from maml_app.stores.label_folder import LOCK, hold
+from maml_app.stores.ledger import LEDGER
 from maml_app.stores.pacs import Pacs
 
 READING = "r2"  # in the names of kept images: another for each way of reading them
@@ -194,6 +195,13 @@ class DicomWebStore:
         if decision.label not in known:
             raise CaseError(f"case {decision.case}: expected a label of {known}, got {decision.label!r}")
         self.labels.decisions.add(decision)
+
+    def kept(self, work: Path) -> dict[str, Path]:
+        """Labels are in the archive, and in its backup."""
+        self.labels.ledger.copy(work / LEDGER)
+        home = self.cache.folder
+        places = {"decisions": home / "decisions", "notes": home / "notes", "assign.json": home / "assign.json"}
+        return {**places, LEDGER: work / LEDGER}
 
     @contextmanager
     def holding(self, case_id: str) -> Iterator[None]:

@@ -118,6 +118,10 @@ class FolderStore:
     def decide(self, decision: Decision) -> None:
         self._labels.decide(decision)
 
+    def kept(self, work: Path) -> dict[str, Path]:
+        self._labels.ledger.copy(work / LEDGER)
+        return {"labels": self.label_root, LEDGER: work / LEDGER}
+
     def holding(self, case_id: str) -> AbstractContextManager[None]:
         return self._labels.holding(case_id)
 

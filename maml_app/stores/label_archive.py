@@ -48,7 +48,7 @@ class LabelArchive:
         on = {choice.series.uid: choice.series.problem for choice in one.choices if not rule_out(choice.series)}
         states = {label.entry.label: label.state for label in self.recorded(one)}
         found: list[LabelRef] = []
-        for name, info in self._segs(one).items():
+        for name, info in self.segs(one).items():
             if info.refers_to not in on:
                 continue
             file = self.cache.folder / f"labels/{info.instance}-{self.spec.signature()}.nii.gz"
@@ -59,7 +59,7 @@ class LabelArchive:
             found.append(LabelRef(file, info.number, _tag(info), fetch, problem, mark=mark, state=states[name]))
         return tuple(found)
 
-    def _segs(self, one: Examination) -> dict[str, SegInfo]:
+    def segs(self, one: Examination) -> dict[str, SegInfo]:
         """The SEGs of an examination that are labels, by the label's id."""
         return {
             f"{_tag(info)}-{info.number:04d}-{_mark(info.instance)}": info
@@ -69,7 +69,7 @@ class LabelArchive:
 
     def recorded(self, one: Examination) -> list[Recorded]:
         """What the ledger knows of an examination's labels, once it is told of those that are new."""
-        segs, decisions = self._segs(one), self.decisions.of(one.id)
+        segs, decisions = self.segs(one), self.decisions.of(one.id)
         stamp = hashlib.sha256("\n".join([*sorted(segs), *map(str, decisions)]).encode()).hexdigest()[:16]
         known = self.ledger.stamp(one.id)
         if (known is not None or segs or decisions) and known != stamp:

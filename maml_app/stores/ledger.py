@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -124,6 +124,11 @@ class Ledger:
         """As `history`, of all cases."""
         with self._lock:
             return {case: self._of(case, stamp) for case, stamp in self.stamps().items()}
+
+    def copy(self, file: Path) -> None:
+        """Write a copy to a file, while others may go on writing."""
+        with self._reading() as database, closing(sqlite3.connect(file)) as target:
+            database.backup(target)
 
     def _of(self, case: str, stamp: str) -> list[Recorded]:
         kept = self._known.get(case)

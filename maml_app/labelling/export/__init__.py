@@ -1,0 +1,1 @@
+"""Labels with their images as data sets that other programs read: one module a layout."""

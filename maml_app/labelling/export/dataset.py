@@ -1,0 +1,209 @@
+"""A data set of final labels: which cases, under what names, with a table of where each label comes from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from maml_app.cases.case import Case
+from maml_app.cases.history import Recorded, State
+from maml_app.cases.source import CaseSource
+from maml_app.cases.spec import TaskSpec
+from maml_app.disk import workspace, write_text
+from maml_app.errors import LabelError, MamlError, StudiesError
+from maml_app.imaging.files import read_grid, read_image, write_image
+from maml_app.imaging.geometry import resample
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.volume import Volume
+
+TABLE = "provenance"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be exported.
+
+    Attributes:
+        reviewed: only labels that someone approved, and those that came with the images.
+        link: hard links to image files instead of copies, where they can be taken as they are.
+        anonymous: no names of people in the table.
+    """
+
+    reviewed: bool = False
+    link: bool = False
+    anonymous: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case with its label, as a layout writes it. `name` is a plain name without the patient's."""
+
+    case: Case
+    name: str
+    label: Volume
+    spec: TaskSpec
+    link: bool
+
+    def write_image(self, modality: str, path: Path, on_label: bool = False) -> bool:
+        """Write an image as .nii.gz; on the label's grid if a layout asks for one grid a case.
+
+        Returns whether it had to be resampled, linearly.
+        """
+        ref = self.case.images[modality]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        resampled = on_label and not read_grid(ref).same_as(self.label.grid)
+        if resampled:
+            write_image(path, self.on_label(modality))
+        elif ref.channel is None and ref.fetch is None and ref.path.name.endswith(".nii.gz"):
+            _take(ref.path, path, self.link)
+        else:
+            write_image(path, read_image(ref))
+        return resampled
+
+    def on_label(self, modality: str) -> Volume:
+        """An image on the label's grid."""
+        image = read_image(self.case.images[modality])
+        if image.grid.same_as(self.label.grid):
+            return Volume(image.voxels, self.label.affine)
+        fill = float(image.voxels.min())
+        voxels = resample(torch.from_numpy(image.voxels).float(), image.grid, self.label.grid, fill)
+        return Volume(voxels.numpy(), self.label.affine)
+
+
+def _take(source: Path, target: Path, link: bool) -> None:
+    if link:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another disk
+            pass
+    shutil.copyfile(source, target)
+
+
+class Layout(Protocol):
+    """How a data set lies on disk."""
+
+    whole: bool  # whether every modality must be there
+
+    def write(self, item: Item, folder: Path) -> list[str]:
+        """Write one case. Returns the modalities that were resampled onto the label's grid."""
+
+    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+        """Write what describes the whole."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a case's label and where it comes from; `left_out` says why it is not in the data set."""
+
+    case: str
+    name: str
+    label: str
+    state: str
+    left_out: str = ""
+    resampled: str = ""
+    author: str = ""
+    client: str = ""
+    saved: str = ""
+    parent: str = ""
+    model: str = ""
+    drawn: str = ""
+    seconds: float | None = None
+    changed_ml: float | None = None
+    volume_ml: str = "{}"
+    content: str = ""
+
+
+def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wish: Wish) -> list[Row]:
+    """Write a data set of all final labels and their images; it is there whole or not at all.
+
+    Raises:
+        StudiesError: the folder is there already, or cannot be written; there is nothing to export.
+    """
+    if out_dir.exists():
+        raise StudiesError(f"{out_dir}: expected a folder that is not there yet, so that nothing is overwritten")
+    cases = [case for case in source.cases() if case.label is not None]
+    histories = source.histories()
+    rows, names = [], []
+    try:
+        with workspace(out_dir.resolve().parent) as work:
+            folder = work / "dataset"
+            folder.mkdir()
+            for number, case in enumerate(cases, start=1):
+                # ids of an archive are UIDs: they are told in the table alone
+                name = f"case{number:04d}" if case.study else case.id
+                known = {found.entry.label: found for found in histories.get(case.id, [])}
+                found = known.get(case.label.id) if case.label else None
+                row = _row(case, name, found, wish)
+                try:
+                    _check(case, found, spec, layout, wish)
+                    item = Item(case, name, read_case_label(case, spec), spec, wish.link)
+                    resampled = layout.write(item, folder)
+                except MamlError as error:
+                    rows.append(replace(row, left_out=str(error)))
+                    continue
+                rows.append(replace(row, resampled=", ".join(resampled)))
+                names.append(name)
+            if not names:
+                reasons = "".join(f"\n  {row.case}: {row.left_out}" for row in rows[:5])
+                raise StudiesError(f"expected final labels to export, got none that can be{reasons}")
+            layout.finish(names, spec, folder)
+            _table(rows, folder)
+            folder.rename(out_dir)
+    except OSError as error:
+        raise StudiesError(f"{out_dir}: could not be written, nothing was left behind ({error})") from None
+    return rows
+
+
+def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> None:
+    if wish.reviewed and found is not None and found.state != State.REVIEWED:
+        raise LabelError(f"{found.entry.label} is not reviewed")
+    missing = case.missing(spec.modality_names)
+    if layout.whole and missing:
+        raise LabelError(f"{', '.join(missing)} missing, and this layout needs every modality of every case")
+
+
+def _row(case: Case, name: str, found: Recorded | None, wish: Wish) -> Row:
+    label = case.label.id if case.label else ""
+    if found is None:
+        return Row(case.id, name, label, "came with the images")
+    entry = found.entry
+    return Row(
+        case.id,
+        name,
+        label,
+        found.state.value,
+        author="" if wish.anonymous else entry.author,
+        client=entry.client,
+        saved=entry.saved.isoformat(),
+        parent=entry.parent,
+        model=entry.proposal.model,
+        drawn=entry.drawn,
+        seconds=entry.seconds,
+        changed_ml=round(sum(change.ml for change in entry.changes.values()), 4) if entry.changes else None,
+        volume_ml=json.dumps(dict(entry.volume_ml)),
+        content=entry.content,
+    )
+
+
+def _table(rows: Sequence[Row], folder: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(folder / f"{TABLE}.csv", text.getvalue())
+    write_json(folder / f"{TABLE}.json", [asdict(row) for row in rows])
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON for people and programs."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

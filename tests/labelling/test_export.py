@@ -1,0 +1,185 @@
+"""Data sets of labels: read back by nibabel, and by this program itself, voxel by voxel; oblique, anisotropic grids."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from maml_app.__main__ import app
+from maml_app.cases.history import Decision, State, now
+from maml_app.cases.spec import TaskSpec
+from maml_app.errors import StudiesError
+from maml_app.imaging.files import read_grid, read_image, write_image
+from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.volume import Volume
+from maml_app.labelling.export.dataset import Wish, export
+from maml_app.labelling.export.layouts import LAYOUTS
+from maml_app.stores.folder import FolderStore
+from tests.builders import SHAPE, brain, keep, lesion, oblique, save, shipped, tissue
+
+BRATS = shipped("brats_mr")
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    """A: labelled beside the images; B: a saved label, one image on another grid; C: no FLAIR; D: no label."""
+    studies = tmp_path / "studies"
+    for name in "ABCD":
+        brain(studies / name, lesion() if name == "A" else None)
+    affine = oblique((3.0, 6.0, 5.0))
+    affine[:3, 3] += (2.0, -1.0, 4.0)
+    save(studies / "B" / "t2.nii.gz", tissue(700), affine)
+    (studies / "C" / "flair.nii.gz").unlink()
+    store = FolderStore(studies, BRATS)
+    keep(store, "B", save(tmp_path / "b.nii.gz", lesion((2, 3, 1))), author="anna", comment="seen")
+    keep(store, "C", save(tmp_path / "c.nii.gz", lesion((3, 1, 2))), author="ben")
+    return studies
+
+
+def label_of(studies: Path, case: str, spec: TaskSpec = BRATS) -> Volume:
+    return read_case_label(FolderStore(studies, spec).case(case), spec)
+
+
+def check(folder: Path) -> str:
+    answer = CliRunner().invoke(app, ["check", "--studies", str(folder), "--task", "brats_mr"])
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+@pytest.mark.parametrize(
+    ("layout", "cases"),
+    [
+        ("nnunet", {"A": "A", "B": "B"}),
+        ("msd", {"A": "A", "B": "B"}),
+        ("brats", {"A": "A", "B": "B", "C": "C"}),
+        ("bids", {"A": "sub-A", "B": "sub-B", "C": "sub-C"}),
+    ],
+)
+def test_what_is_exported_is_read_as_what_it_was(
+    studies: Path, tmp_path: Path, layout: str, cases: dict[str, str]
+) -> None:
+    source = FolderStore(studies, BRATS)
+    rows = export(source, BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    again = FolderStore(tmp_path / "out", BRATS)
+    assert {case.id for case in again.cases()} == set(cases.values())
+    assert again.unused() == [] or all(not unused.wrong for unused in again.unused())
+    check(tmp_path / "out")
+    for case, name in cases.items():
+        before, after = label_of(studies, case), label_of(tmp_path / "out", name)
+        np.testing.assert_array_equal(before.voxels, after.voxels)
+        assert after.grid.same_as(before.grid)
+        images = again.case(name).images
+        assert set(images) == set(source.case(case).images)
+        for modality, ref in images.items():
+            original = read_image(source.case(case).images[modality])
+            copied = read_image(ref)
+            if copied.grid.same_as(original.grid):
+                np.testing.assert_allclose(copied.voxels, original.voxels, atol=1e-3)
+            else:
+                assert (case, modality) == ("B", "t2")
+                assert copied.grid.same_as(before.grid)
+    told = {row.case: row for row in rows}
+    assert told["B"].resampled == {"nnunet": "t2", "msd": ", ".join(BRATS.modality_names)}.get(layout, "")
+    assert ("flair missing" in told["C"].left_out) == (layout in ("nnunet", "msd"))
+    assert (told["A"].state, told["B"].state, told["B"].author) == ("came with the images", "final", "anna")
+    with (tmp_path / "out" / "provenance.csv").open(newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)] == ["A", "B", "C"]
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())[1]["content"] == told["B"].content
+
+
+def test_brats_has_its_own_values_and_nibabel_reads_them(studies: Path, tmp_path: Path) -> None:
+    export(FolderStore(studies, BRATS), BRATS, LAYOUTS["brats"](), tmp_path / "out", Wish())
+    values = np.unique(np.asarray(nib.load(tmp_path / "out/B/B_seg.nii.gz").dataobj))
+    assert set(values.tolist()) == {0, 1, 2, 4}
+
+
+def test_an_image_on_the_labels_grid_shows_the_same_place(tmp_path: Path) -> None:
+    """A bright asymmetric block, on a grid of its own, comes out where it lies in space."""
+    case = brain(tmp_path / "studies" / "A", lesion())
+    affine = oblique((2.0, 2.5, 3.5))
+    grid_shape = (24, 20, 16)
+    voxels = np.zeros(grid_shape, np.float32)
+    voxels[6:12, 4:8, 4:8] = 1000
+    write_image(case / "t2.nii.gz", Volume(voxels, affine))
+    source = FolderStore(tmp_path / "studies", BRATS)
+    export(source, BRATS, LAYOUTS["nnunet"](), tmp_path / "out", Wish())
+    channel = BRATS.modality_names.index("t2")
+    moved = read_image(FolderStore(tmp_path / "out", BRATS).case("A").images["t2"])
+    assert (tmp_path / "out" / "imagesTr" / f"A_{channel:04d}.nii.gz").is_file()
+    bright = np.argwhere(moved.voxels > 500)
+    places = bright @ moved.affine[:3, :3].T + moved.affine[:3, 3]
+    back = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    assert len(bright) >= 8
+    assert ((back >= (5, 3, 3)) & (back <= (12.5, 8.5, 8.5))).all()
+    assert moved.voxels.shape == SHAPE
+
+
+def test_only_what_was_approved_without_names(studies: Path, tmp_path: Path) -> None:
+    source = FolderStore(studies, BRATS)
+    source.decide(Decision(case="B", label="final-0001", state=State.REVIEWED, by="rita", at=now()))
+    rows = export(source, BRATS, LAYOUTS["brats"](), tmp_path / "out", Wish(reviewed=True, anonymous=True, link=True))
+    assert [row.case for row in rows if not row.left_out] == ["A", "B"]
+    assert "final-0001 is not reviewed" in rows[2].left_out
+    assert "anna" not in (tmp_path / "out" / "provenance.csv").read_text()
+    inside = tmp_path / "out" / "A" / "A_t1.nii.gz"
+    assert inside.samefile(studies / "A" / "t1.nii.gz")
+
+
+def test_nothing_is_overwritten_or_half_written(studies: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    source = FolderStore(studies, BRATS)
+    with pytest.raises(StudiesError, match="expected a folder that is not there yet"):
+        export(source, BRATS, LAYOUTS["msd"](), tmp_path / "there", Wish())
+    only_d = tmp_path / "only"
+    brain(only_d / "D")
+    with pytest.raises(StudiesError, match="expected final labels to export, got none"):
+        export(FolderStore(only_d, BRATS), BRATS, LAYOUTS["msd"](), tmp_path / "out", Wish())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["only", "studies", "there"]
+
+
+def test_the_command_says_what_it_left_out(studies: Path, tmp_path: Path) -> None:
+    ask = ["labels", "export", str(tmp_path / "out"), "--studies", str(studies), "--task", "brats_mr", "--to"]
+    answer = CliRunner().invoke(app, [*ask, "nnunet"])
+    assert answer.exit_code == 1
+    assert "C is left out: flair missing" in answer.output
+    assert "B: t2 resampled onto the label's grid" in answer.output
+    assert "2 cases written" in answer.output
+    wrong = CliRunner().invoke(app, [*ask, "docx"])
+    assert "expected one of" in str(wrong.exception)
+    refused = CliRunner().invoke(app, [*ask, "rtstruct"])
+    assert "expected a DICOM archive" in str(refused.exception)
+
+
+def test_the_other_commands_of_labels(studies: Path, tmp_path: Path) -> None:
+    def ask(*words: str) -> str:
+        answer = CliRunner().invoke(app, ["labels", *words, "--studies", str(studies), "--task", "brats_mr"])
+        assert answer.exit_code == 0, (answer.output, answer.exception)
+        return answer.output
+
+    keep(FolderStore(studies, BRATS), "B", save(tmp_path / "b2.nii.gz", lesion((2, 3))), author="ben")
+    listed = json.loads(ask("list", "--json"))
+    assert [(row["case"], row["label"], row["state"]) for row in listed] == [
+        ("B", "final-0001", "final"),
+        ("B", "final-0002", "final"),
+        ("C", "final-0001", "final"),
+    ]
+    assert "anna" in ask("list", "--case", "B")
+    told = json.loads(ask("diff", "B", "final-0002", "final-0001", "--json", "--picture", str(tmp_path / "d.png")))
+    assert told[BRATS.label_values[1]]["voxels"] == 4
+    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+    assert "final-0002 is rejected" in ask("reject", "B", "final-0002", "--by", "rita", "--comment", "no rim")
+    assert "final-0003 repeats final-0001" in ask("restore", "B", "final-0001", "--by", "rita")
+    assert "final-0003 is reviewed" in ask("approve", "B", "final-0003", "--by", "carl")
+    assert "final-0001 is withdrawn" in ask("withdraw", "C", "final-0001")
+    stats = json.loads(ask("stats", "--json"))
+    assert (stats["cases"], stats["labelled"], stats["reviewed"]) == (4, 2, 2)
+    assert stats["people"]["anna"] == 1
+    assert "2 of 4 cases have a label" in ask("stats")
+    grid = read_grid(FolderStore(studies, BRATS).case("B").images["t1"])
+    assert grid.same_as(label_of(studies, "B").grid)
