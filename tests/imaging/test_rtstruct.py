@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+from datetime import UTC, datetime
 
 import numpy as np
 import pydicom
@@ -12,13 +14,15 @@ from pydicom.dataset import Dataset
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
+from maml_app.imaging.dicom import stack
 from maml_app.imaging.drawing import Piece, label_map, named, newest, wanted
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.rtstruct import StructureSet
+from maml_app.imaging.rtstruct_write import write_rtstruct
 from maml_app.imaging.volume import Array
 from maml_app.stores.choice import shipped_tasks
 from tests.conftest import real
-from tests.imaging.objects import Points, structure_set
+from tests.imaging.objects import Points, enhanced, images, structure_set
 from tests.imaging.shapes import oblique
 
 BOX: Points = [(2.4, 1.4), (9.6, 1.4), (9.6, 6.6), (2.4, 6.6)]  # voxels 3 to 9, 2 to 6
@@ -183,3 +187,32 @@ def test_real_contours_agree_with_the_reference_masks(series: str, name: str) ->
     label, _ = label_map(pieces(spec, {"GTV*": "tumour"}, file), grid, spec)
     expected = read_label(real("sts_native") / "STS_002" / f"label_{name}.nii.gz").voxels
     assert 2 * (label & expected).sum() / (label.sum() + expected.sum()) >= 0.97
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["images", "one multi-frame image"])
+def test_what_is_written_as_contours_is_read_as_the_same_mask(spec: TaskSpec, whole: bool) -> None:
+    """Oblique, anisotropic; a hole with an island in it, single voxels, the edge of the image, two findings a slice."""
+    series = images(spec)
+    order = stack([enhanced(series)] if whole else series)
+    headers = [enhanced(series)] if whole else series
+    label = np.zeros(order.grid.shape, np.uint8)
+    label[1:8, 1:6, 1:3] = 1
+    label[3:6, 2:5, 1] = 0
+    label[4, 3, 1] = 1
+    label[8, 6, 3] = label[0, 0, 3] = label[0:3, 0, 4] = 2
+    label[5, 5, 4] = label[6, 4, 4] = 2  # they touch at a corner
+    file = write_rtstruct(label, order, headers, spec, datetime(2026, 3, 1, 10, 30, tzinfo=UTC))
+    buffer = io.BytesIO()
+    file.save_as(buffer, write_like_original=False)
+    buffer.seek(0)
+    read = pydicom.dcmread(buffer)
+    assert read.file_meta.MediaStorageSOPClassUID == "1.2.840.10008.5.1.4.1.1.481.3"
+    assert (read.StructureSetDate, read.PatientID) == ("20260301", series[0].PatientID)
+    structures = StructureSet(read)
+    assert list(structures.regions) == ["organ", "lesion"]
+    assert structures.origin.series == (series[0].SeriesInstanceUID,)
+    for value, name in spec.label_values.items():
+        mask, _ = structures.mask(name, order.grid)
+        np.testing.assert_array_equal(mask, label == value)
+    with pytest.raises(LabelError, match="expected a label of shape"):
+        write_rtstruct(label[:-1], order, headers, spec, datetime(2026, 3, 1, tzinfo=UTC))

@@ -8,18 +8,24 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from typer.testing import CliRunner
 
+from maml_app.__main__ import app
+from maml_app.cases.history import Decision, State, now
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError, LabelError
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.rtstruct import StructureSet
 from maml_app.imaging.seg import Provenance, write_seg
+from maml_app.imaging.volume import Volume
 from maml_app.network.settings import Network
 from maml_app.phantom.dicom import make_study, truth_on
 from maml_app.settings import Settings
@@ -260,3 +266,62 @@ def test_check_and_import_labels_on_the_command_line(
     assert (code, "expected NAME=LABEL with a label of ['organ', 'lesion']" in text) == (2, True)
     code, text = run(tmp_path, monkeypatch, "check", *task, "http://127.0.0.1:9/dicom-web")
     assert (code, "it cannot be reached" in text) == (2, True)
+
+
+def test_labels_leave_the_archive_as_seg_and_as_contours(
+    store: DicomWebStore, archive: Archive, tmp_path: Path
+) -> None:
+    case = case_of(store, archive, 4)
+    grid = read_grid(case.images["pet"])
+    label = np.zeros(grid.shape, np.uint8)
+    label[2:8, 3:9, 2:5] = 2
+    label[4, 5, 3] = 0  # a hole
+    label[1, 1, 6] = 1
+    stored = keep(store, archive.uid(4, "pet"), sent(tmp_path / "l.nii.gz", label, grid.affine), author="anna")
+    for kind in ("seg", "rtstruct"):
+        out = tmp_path / kind
+        ask = ["labels", "export", str(out), "--studies", archive.url, "--task", str(_task(tmp_path)), "--to", kind]
+        answer = CliRunner().invoke(app, ask, env={"MAML_CACHE": str(tmp_path / "another")})
+        assert answer.exit_code == 0, (answer.output, answer.exception)
+        file = pydicom.dcmread(out / f"{case.id}-{stored.id}.dcm")
+        assert file.StudyInstanceUID == archive.study_uid(4)
+        if kind == "seg":
+            assert str(file.ContentCreatorName) == "anna"
+        else:
+            structures = StructureSet(file)
+            for value, name in store.spec.label_values.items():
+                mask, _ = structures.mask(name, grid)
+                np.testing.assert_array_equal(mask, label == value)
+    # a copy of all as NIfTI, without a UID in a name
+    ask = ["labels", "export", str(tmp_path / "bids"), "--studies", archive.url, "--task", str(_task(tmp_path))]
+    answer = CliRunner().invoke(app, [*ask, "--to", "bids"], env={"MAML_CACHE": str(tmp_path / "another")})
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    names = [path.name for path in (tmp_path / "bids").iterdir() if path.name.startswith("sub-")]
+    assert names
+    assert all(re.fullmatch(r"sub-case\d{4}", name) for name in names)
+
+
+def _task(folder: Path) -> Path:
+    (folder / "task.yaml").write_text(TOY)
+    return folder / "task.yaml"
+
+
+def test_what_an_archive_tells_of_its_labels(store: DicomWebStore, archive: Archive, tmp_path: Path) -> None:
+    case = case_of(store, archive, 0)
+    grid = read_grid(case.images["ct"])
+    label = np.zeros(grid.shape, np.uint8)
+    label[2:5, 3:4, 1:2] = 2
+    file = sent(tmp_path / "l.nii.gz", label, grid.affine)
+    keep(store, archive.uid(0, "ct"), file, author="Dr. Ünal^A", client="OHIF", comment="the rim", seconds=33.0)
+    again = opened(archive.url, store.spec, tmp_path / "another")  # as another server would see it, from the SEGs alone
+    history = again.history(case.id)
+    entry = history[-1].entry
+    assert (entry.author, entry.client, entry.comment, entry.seconds) == ("Dr. Ünal^A", "OHIF", "the rim", 33.0)
+    assert entry.content == Volume(label, grid.affine).content
+    assert entry.image == "ct"
+    assert entry.volume_ml.keys() == {"lesion"}
+    assert history == store.history(case.id)
+    again.decide(Decision(case=case.id, label=entry.label, state=State.REJECTED, by="rita", at=now(), comment="no"))
+    newest = again.case(case.id).label
+    assert newest is None or newest.id != entry.label
+    assert again.history(case.id)[-1].state == State.REJECTED
