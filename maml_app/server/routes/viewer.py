@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from monailabel.endpoints import ohif
 from maml_app.cases.case import Case
 from maml_app.choosing.store import ScoreStore
 from maml_app.errors import CaseError
+from maml_app.imaging.files import read_grid
 from maml_app.labelling.drafts import Drafts
 from maml_app.server.forms import Name
 from maml_app.server.house import Here, House
@@ -21,7 +23,8 @@ from maml_app.server.routes.history import seen_case
 
 router = APIRouter()
 
-EXTENSION = Path(__file__).resolve().parents[2] / "viewer" / "extension.js"
+WORKPLACE = Path(__file__).resolve().parents[2] / "viewer"
+PARTS = ("server.js", "slices.js", "panel.js", "ohif.js", "main.js")  # each uses only those before it
 STATIC = Path(ohif.__file__).with_name("static")
 OHIF = STATIC / "ohif"
 
@@ -39,11 +42,20 @@ def app_config(house: Here, user: Looking) -> Response:
         "title": spec.title,
         "modalities": spec.modality_names,
         "labels": [{"name": one.name, "value": one.value, "colour": one.colour} for one in spec.labels],
+        "kinds": {modality.name: modality.kind for modality in spec.modalities},
+        "windows": {modality.name: modality.window for modality in spec.modalities},
     }
     stock = (OHIF / "app-config.js").read_text(encoding="utf-8")
-    parts = [stock, f"window.maml = {json.dumps(shown)};", EXTENSION.read_text("utf-8")]
+    parts = [stock, f"window.maml = {json.dumps(shown)};", workplace()]
     headers = {"Cache-Control": "no-cache"}
     return Response("\n".join(parts), media_type="text/javascript", headers=headers)
+
+
+def workplace() -> str:
+    """The viewer's modules as one script: OHIF reads its configuration before any module would be loaded."""
+    texts = [(WORKPLACE / part).read_text(encoding="utf-8") for part in PARTS]
+    joined = "\n".join(re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE) for text in texts)
+    return "(() => {\n'use strict';\n" + re.sub(r"^export ", "", joined, flags=re.MULTILINE) + "})();\n"
 
 
 @router.get("/ohif/{path:path}", include_in_schema=False)
@@ -94,6 +106,7 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
         "draft": draft.model_dump(mode="json", exclude={"file"}) if draft else None,
         "model": house.registry.served(),
         "slices": house.source.slices(case, asked),
+        "voxel_ml": read_grid(case.grids[asked]).voxel_ml,
     }
 
 

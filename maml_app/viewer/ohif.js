@@ -1,0 +1,248 @@
+/** OHIF as it is used here: its services, a stack viewport a modality, labelmaps by series, stock doors that close. */
+
+import { sliceName } from './slices.js';
+
+const LABELMAP = 'Labelmap';
+const TOOL_GROUPS = ['default', 'mpr'];
+const PROTOCOL = 'maml';
+
+export class Viewer {
+  constructor(managers, task) {
+    this.managers = managers;
+    this.task = task;
+    this.undo = []; // subscriptions
+  }
+
+  service(name) {
+    return this.managers.servicesManager.services[name];
+  }
+
+  notify(title, message, type) {
+    const duration = type === 'error' ? 12000 : 5000;
+    this.service('uiNotificationService').show({ title, message, type, duration });
+  }
+
+  on(name, event, action) {
+    const service = this.service(name);
+    if (service.EVENTS[event]) {
+      this.undo.push(service.subscribe(service.EVENTS[event], action));
+    }
+  }
+
+  leave() {
+    this.undo.forEach(subscription => subscription.unsubscribe());
+    this.undo = [];
+  }
+
+  /** The series in the active viewport, or null. */
+  active() {
+    const grid = this.service('viewportGridService').getState();
+    return this.shown(grid.activeViewportId);
+  }
+
+  shown(viewportId) {
+    const viewport = this.service('viewportGridService').getState().viewports.get(viewportId);
+    const uid = viewport && viewport.displaySetInstanceUIDs && viewport.displaySetInstanceUIDs[0];
+    const displaySet = uid && this.service('displaySetService').getDisplaySetByUID(uid);
+    return displaySet ? { displaySet, series: displaySet.SeriesInstanceUID, viewportId } : null;
+  }
+
+  /** What each viewport shows. */
+  views() {
+    const ids = [...this.service('viewportGridService').getState().viewports.keys()];
+    return ids.map(id => this.shown(id)).filter(Boolean);
+  }
+
+  cornerstone(viewportId) {
+    return this.service('cornerstoneViewportService').getCornerstoneViewport(viewportId);
+  }
+
+  /** Whether a viewport shows slices as they were acquired, and no reformat: only there is anything drawn. */
+  acquired(viewportId) {
+    const viewport = this.cornerstone(viewportId);
+    return Boolean(viewport) && viewport.type === window.cornerstone.Enums.ViewportType.STACK;
+  }
+
+  /** The name of the slice that a viewport shows, and of the next one. */
+  slicesAt(viewportId) {
+    const viewport = this.cornerstone(viewportId);
+    const ids = viewport.getImageIds();
+    const place = viewport.getCurrentImageIdIndex();
+    return [place, place + 1].map(index => sliceName(ids[index]));
+  }
+
+  goTo(viewportId, name) {
+    const viewport = this.cornerstone(viewportId);
+    const place = viewport.getImageIds().findIndex(id => sliceName(id) === name);
+    if (place >= 0) {
+      viewport.setImageIdIndex(place);
+    }
+  }
+
+  /** A viewport for each modality of a case, side by side, as acquired, scrolled together by place. */
+  async arrange(series) {
+    const names = Object.keys(series).slice(0, 6);
+    const columns = names.length > 3 ? Math.ceil(names.length / 2) : names.length;
+    const selectors = {};
+    for (const name of names) {
+      const rule = { weight: 1, attribute: 'SeriesInstanceUID', constraint: { equals: { value: series[name] } } };
+      selectors[name] = { seriesMatchingRules: [{ ...rule, required: true }] };
+    }
+    const viewports = names.map(name => ({
+      viewportOptions: {
+        viewportId: `maml-${name}`,
+        viewportType: 'stack',
+        toolGroupId: 'default',
+        initialImageOptions: { preset: 'middle' },
+        syncGroups: [{ type: 'imageSlice', id: 'maml', source: true, target: true }],
+      },
+      displaySets: [{ id: name }],
+    }));
+    const properties = { rows: names.length > 3 ? 2 : 1, columns };
+    const viewportStructure = { layoutType: 'grid', properties };
+    this.service('hangingProtocolService').addProtocol(PROTOCOL, {
+      id: PROTOCOL,
+      name: this.task.title,
+      protocolMatchingRules: [],
+      toolGroupIds: ['default'],
+      displaySetSelectors: selectors,
+      stages: [{ name: 'by modality', viewportStructure, viewports }],
+    });
+    await this.managers.commandsManager.runCommand('setHangingProtocol', { protocolId: PROTOCOL });
+  }
+
+  /** Grey values as readers of each kind of image expect them at first. */
+  setWindow(viewportId, kind, range) {
+    const viewport = this.cornerstone(viewportId);
+    if (!viewport || !this.acquired(viewportId)) {
+      return;
+    }
+    if (kind === 'CT' && range) {
+      viewport.setProperties({ voiRange: { lower: range[0], upper: range[1] } });
+    } else if (kind === 'PET') {
+      const { maxPixelValue = 0 } = window.cornerstone.cache.getImage(viewport.getCurrentImageId()) || {};
+      const upper = maxPixelValue > 1 && maxPixelValue < 200 ? 10 : maxPixelValue;
+      viewport.setProperties({ voiRange: { lower: 0, upper }, invert: true });
+    }
+    viewport.render();
+  }
+
+  segmentationId(series) {
+    return `maml-${series}`;
+  }
+
+  /** Voxels of a series' labelmap, by slice name; null if it has none. */
+  planes(series) {
+    const found = window.cornerstoneTools.segmentation.state.getSegmentation(this.segmentationId(series));
+    if (!found) {
+      return null;
+    }
+    const images = found.representationData[LABELMAP].imageIds.map(id => window.cornerstone.cache.getImage(id));
+    return new Map(images.map(image => [sliceName(image.referencedImageId), image.getPixelData()]));
+  }
+
+  /** The labelmap of a series, made if there is none. */
+  async labelmap(view) {
+    if (!this.planes(view.series)) {
+      const segments = {};
+      this.task.labels.forEach((label, index) => {
+        segments[label.value] = {
+          segmentIndex: label.value,
+          label: label.name,
+          active: index === 0,
+          locked: false,
+          color: [...label.colour, 255],
+        };
+      });
+      const options = {
+        segmentationId: this.segmentationId(view.series),
+        label: view.displaySet.SeriesDescription || view.series,
+        segments,
+      };
+      await this.service('segmentationService').createLabelmapForDisplaySet(view.displaySet, options);
+    }
+    await this.show();
+    return this.planes(view.series);
+  }
+
+  /** Every viewport shows the labelmap of its own series, and no other. */
+  async show() {
+    const segmentations = this.service('segmentationService');
+    for (const { viewportId, series } of this.views()) {
+      const own = this.segmentationId(series);
+      const shown = segmentations.getSegmentationRepresentations(viewportId).map(one => one.segmentationId);
+      for (const id of new Set(shown)) {
+        if (id.startsWith('maml-') && id !== own) {
+          segmentations.removeSegmentationRepresentations(viewportId, { segmentationId: id });
+        }
+      }
+      if (this.planes(series)) {
+        if (!shown.includes(own)) {
+          await segmentations.addSegmentationRepresentation(viewportId, { segmentationId: own, type: LABELMAP });
+        }
+        for (const label of this.task.labels) {
+          segmentations.setSegmentColor(viewportId, own, label.value, [...label.colour, 255]);
+        }
+        segmentations.setActiveSegmentation(viewportId, own);
+      }
+    }
+  }
+
+  changed(series) {
+    const detail = { segmentationId: this.segmentationId(series) };
+    const name = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+    window.cornerstone.triggerEvent(window.cornerstone.eventTarget, name, detail);
+  }
+
+  /** Draw with one label; the others are locked, so that neither brush nor eraser changes them, if so wished. */
+  choose(value, protect) {
+    for (const { series } of this.views()) {
+      if (this.planes(series)) {
+        const id = this.segmentationId(series);
+        this.service('segmentationService').setActiveSegment(id, value);
+        for (const label of this.task.labels) {
+          const locked = protect && label.value !== value;
+          window.cornerstoneTools.segmentation.segmentLocking.setSegmentIndexLocked(id, label.value, locked);
+        }
+      }
+    }
+  }
+
+  look(visible, opacity) {
+    const style = { fillAlpha: visible ? opacity : 0, renderOutline: visible, renderFill: visible };
+    const config = window.cornerstoneTools.segmentation.config;
+    config.style.setStyle({ type: window.cornerstoneTools.Enums.SegmentationRepresentations.Labelmap }, style);
+    for (const element of window.cornerstone.getEnabledElements()) {
+      element.viewport.render();
+    }
+  }
+
+  useTool(toolName, size) {
+    for (const toolGroupId of TOOL_GROUPS) {
+      this.managers.commandsManager.runCommand('setToolActive', { toolName, toolGroupId });
+      window.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(toolGroupId, size);
+    }
+  }
+
+  /** The viewer's own "Export DICOM SEG": ours is saved as the label; others go to the archive. */
+  replaceCommands(commandsManager, save, tell) {
+    const storeSegmentation = async ({ segmentationId: id }) => {
+      if (id.startsWith('maml-')) {
+        return save();
+      }
+      const found = this.service('segmentationService').getSegmentation(id);
+      const options = { SeriesDescription: (found && found.label) || 'Segmentation' };
+      const command = { segmentationId: id, options };
+      const generated = await this.managers.commandsManager.runCommand('generateSegmentation', command);
+      const [archive] = this.managers.extensionManager.getActiveDataSource();
+      await archive.store.dicom(generated.dataset);
+      return tell('Stored in the archive. It is no label of this task; import-labels takes it over as one.', 'success');
+    };
+    for (const context of Object.values(commandsManager.contexts)) {
+      if (context.storeSegmentation) {
+        const commandFn = options => storeSegmentation(options).catch(error => tell(error.message, 'error'));
+        context.storeSegmentation = { ...context.storeSegmentation, commandFn };
+      }
+    }
+  }
+}
