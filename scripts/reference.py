@@ -15,12 +15,14 @@ from typer.core import TyperGroup
 from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
 from maml_app.settings import PREFIX, Settings
+from scripts.reference_http import http_page
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
-    for name, text in (("settings", settings_page()), ("task", task_page()), ("commands", commands_page())):
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    pages = {"settings": settings_page, "task": task_page, "commands": commands_page, "http": http_page}
+    for name, page in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
     return files
 
 

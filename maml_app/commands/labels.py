@@ -222,6 +222,37 @@ def _export_objects(studies: str, task: str, to: str, out_dir: Path, reviewed: b
     return 1 if any(became.startswith("not exported") for _, became in told) else 0
 
 
+@labels_app.command("import")
+def labels_import(
+    table: Annotated[Path, typer.Argument(help="an exported data set, or the provenance.json in it")],
+    studies: Studies,
+    task: TaskOption = "",
+) -> None:
+    """Bring the history of an exported data set's labels to studies that hold these labels.
+
+    Exit code 1 if the history of a label could not be taken.
+    """
+    from maml_app.labelling.export.back import bring_back
+
+    spec, source = open_task(studies, task)
+    told = list(bring_back(table, source, spec))
+    for case_id, became in told:
+        out.print(f"{case_id}: {became}", soft_wrap=True, markup=False)
+    raise typer.Exit(1 if any(became.startswith("not taken") for _, became in told) else 0)
+
+
+@labels_app.command("show")
+def labels_show(case: str, label: str, studies: Studies, task: TaskOption = "") -> None:
+    """Print all that is known about a label, as JSON: its record and what people decided about it."""
+    _, source = open_task(studies, task)
+    for found in source.history(source.case(case).id):
+        if found.entry.label == label:
+            decisions = [decision.model_dump(mode="json") for decision in found.decisions]
+            print_json({**found.entry.model_dump(mode="json"), "state": found.state.value, "decisions": decisions})
+            return
+    raise MamlError(f"case {case}: expected a label of its history, got {label!r}")
+
+
 @labels_app.command("backup")
 def labels_backup(
     out_file: Annotated[Path, typer.Argument(help="the .tar to write")],

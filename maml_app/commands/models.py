@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from maml_app.commands.common import Device, Studies, TaskOption, open_task
+from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, print_json
 from maml_app.errors import ModelError
 
 if TYPE_CHECKING:
@@ -39,9 +39,13 @@ def _registry(models: Path, task: str) -> ModelRegistry:
 
 
 @models_app.command("list")
-def models_list(models: ModelRoot = DEFAULT_MODELS, task: ModelTask = "") -> None:
+def models_list(models: ModelRoot = DEFAULT_MODELS, task: ModelTask = "", as_json: Json = False) -> None:
     """Print every version: what it was trained on, its validation, and which one is served."""
     registry = _registry(models, task)
+    if as_json:
+        known = [{"version": version, **registry.report(version)} for version in registry.versions()]
+        print_json({"task": registry.root.name, "served": registry.served(), "versions": known})
+        return
     table = Table(title=str(registry.root))
     for heading in ("version", "", "parent", "trained on", "validated on", "Dice, mean of subsets", "all modalities"):
         table.add_column(heading)

@@ -38,7 +38,8 @@ def plan(
     cases = labelled_cases(source, spec)
     with progress_bar("measuring", len(cases)) as tick:
         found = take_fingerprint(cases, spec, tick, tell_unused)
-    made = make_plan(found, spec, memory_gb or free_memory_gb() / 2)
+    with out.status("fitting patch, batch and network to the memory"):
+        made = make_plan(found, spec, memory_gb or free_memory_gb() / 2)
     sizes = " x ".join(f"{side:.0f}" for side in found.median_size_mm)
     spacings = " x ".join(f"{edge:.2f}" for edge in found.median_spacing_mm)
     lesions = np.percentile(found.lesions_ml, (10, 50, 90)) if found.lesions_ml else (0, 0, 0)

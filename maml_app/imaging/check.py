@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError
-from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.labels import read_case_label, volumes_ml
 from maml_app.imaging.plausible import suv_scale
 from maml_app.imaging.reading import readings
 from maml_app.imaging.volume import Grid
@@ -85,9 +83,5 @@ def _label(case: Case, spec: TaskSpec) -> tuple[str, str]:
         label = read_case_label(case, spec)
     except MamlError as error:
         return "unusable", str(error)
-    values, counts = np.unique(label.voxels[label.voxels > 0], return_counts=True)
-    volumes = [
-        f"{spec.label_values[int(value)]} {count * label.grid.voxel_ml:.1f} ml"
-        for value, count in zip(values, counts, strict=True)
-    ]
+    volumes = [f"{name} {ml:.1f} ml" for name, ml in volumes_ml(label, spec).items()]
     return f"{case.label.id}: {', '.join(volumes) or 'empty'}", ""

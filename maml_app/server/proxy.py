@@ -48,11 +48,13 @@ def _resource(path: str) -> str:
 
 @router.get("/proxy/dicom/{path:path}", include_in_schema=False)
 async def read(request: Request, house: Here, user: Looking, path: str) -> Response:
+    """What the archive answers to a QIDO-RS or WADO-RS request below its root."""
     return await _passed_on(request, house.archive, READ, _resource(path))
 
 
 @router.post("/proxy/dicom/{path:path}", include_in_schema=False)
 async def store(request: Request, house: Here, user: Drawing, path: str) -> Response:
+    """What the archive answers to a STOW-RS request below its root."""
     return await _passed_on(request, house.archive, STORE, _resource(path))
 
 

@@ -17,8 +17,9 @@ from maml_app.evaluation.evaluate import Segmenter
 from maml_app.evaluation.uncertainty import foreground_entropy
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
+from maml_app.imaging.labels import volumes_ml
 from maml_app.imaging.preprocess import prepare
-from maml_app.imaging.volume import Array, Grid
+from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.machine import is_out_of_memory
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
@@ -136,10 +137,10 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
             "wait until a training has ended, or ask for the CPU with the device option"
         ) from None
     label = restore_label(probabilities, prepared.grid, grid)
-    volumes, centroids = {}, {}
+    volumes = {**dict.fromkeys(spec.label_values.values(), 0.0), **volumes_ml(Volume(label, grid.affine), spec)}
+    centroids = {}
     for value, name in spec.label_values.items():
         places = np.argwhere(label == value)
-        volumes[name] = round(len(places) * grid.voxel_ml, 4)
         if len(places):
             x, y, z = places.mean(axis=0)
             centroids[name] = (float(x), float(y), float(z))

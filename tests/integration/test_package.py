@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_app_its_tasks_and_nothing_else(wheel: Path) -> None
     assert wheel.name == f"maml_app-{VERSION}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
     assert "maml_app/apps/brats_mr/task.yaml" in names
-    assert "maml_app/viewer/extension.js" in names
+    assert "maml_app/viewer/main.js" in names
     assert {name.split("/")[0] for name in names} == {"maml_app", f"maml_app-{VERSION}.dist-info"}
     assert not [name for name in names if name.endswith((".log", ".safetensors")) or "/model/" in name]
 

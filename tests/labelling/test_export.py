@@ -18,6 +18,7 @@ from maml_app.errors import StudiesError
 from maml_app.imaging.files import read_grid, read_image, write_image
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Volume
+from maml_app.labelling.export.back import bring_back
 from maml_app.labelling.export.dataset import Wish, export
 from maml_app.labelling.export.layouts import LAYOUTS
 from maml_app.stores.folder import FolderStore
@@ -183,3 +184,39 @@ def test_the_other_commands_of_labels(studies: Path, tmp_path: Path) -> None:
     assert "2 of 4 cases have a label" in ask("stats")
     grid = read_grid(FolderStore(studies, BRATS).case("B").images["t1"])
     assert grid.same_as(label_of(studies, "B").grid)
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_the_table_of_a_data_set_brings_the_history_along(studies: Path, tmp_path: Path, layout: str) -> None:
+    source = FolderStore(studies, BRATS)
+    (label,) = [found.entry for found in source.history("B")]
+    source.decide(Decision(case="B", label=label.label, state=State.REVIEWED, by="rita", at=now()))
+    export(source, BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    name = "sub-B" if layout == "bids" else "B"
+    words = ["--studies", str(tmp_path / "out"), "--task", "brats_mr"]
+    answer = CliRunner().invoke(app, ["labels", "import", str(tmp_path / "out"), *words])
+    assert answer.exit_code == 0, answer.output
+    assert f"{name}: final-0001" in answer.output
+    again = FolderStore(tmp_path / "out", BRATS)
+    (brought,) = again.history(name)
+    assert (brought.entry.author, brought.state) == ("anna", State.REVIEWED)
+    assert label.label in brought.entry.comment
+    assert label.saved.isoformat() in brought.entry.comment
+    np.testing.assert_array_equal(label_of(tmp_path / "out", name).voxels, label_of(studies, "B").voxels)
+    answer = CliRunner().invoke(app, ["labels", "import", str(tmp_path / "out"), *words])
+    assert f"{name}: has a history here already" in answer.output
+    shown = CliRunner().invoke(app, ["labels", "show", name, brought.entry.label, *words])
+    assert json.loads(shown.output)["decisions"][0]["state"] == "reviewed"
+
+
+def test_a_label_that_is_not_the_table_s_gets_no_history(studies: Path, tmp_path: Path) -> None:
+    export(FolderStore(studies, BRATS), BRATS, LAYOUTS["nnunet"](), tmp_path / "out", Wish())
+    table = tmp_path / "out" / "provenance.json"
+    table.write_text(table.read_text().replace('"volume_ml": "{', '"volume_ml": "{\\"necrotic\\": 7.0, '))
+    words = ["--studies", str(tmp_path / "out"), "--task", "brats_mr"]
+    answer = CliRunner().invoke(app, ["labels", "import", str(table), *words])
+    assert answer.exit_code == 1
+    assert "B: not taken: the table tells of a label of" in answer.output
+    assert FolderStore(tmp_path / "out", BRATS).history("B") == []
+    with pytest.raises(StudiesError, match=r"expected the provenance\.json"):
+        list(bring_back(studies, FolderStore(tmp_path / "out", BRATS), BRATS))

@@ -48,7 +48,10 @@ async def infer(
     file: Annotated[UploadFile | None, File(description="an image that is in no study; `grid` is its modality")] = None,
     output: Output = Output.ALL,
 ) -> Response:
-    """Segment a case on the grid of one of its images."""
+    """Segment a case on the grid of one of its images.
+
+    Answers by `output`: image, the label map's file; json, what is told about it; all, both as multipart/form-data.
+    """
     asked = parsed(params, InferParams, "params")
     if model not in house.app._infers:
         raise HTTPException(404, f"expected a model of {sorted(house.app._infers)}, got {model!r}")

@@ -23,7 +23,7 @@ def info(house: Here, user: Looking) -> dict[str, Any]:
     return found
 
 
-@router.get("/logs/")
+@router.get("/logs/", response_class=PlainTextResponse)
 def log(house: Here, user: Running, lines: Annotated[int, Query(ge=1, le=1000)] = 300) -> Response:
     """The end of the server's log."""
     file = Path(monai.MONAI_LABEL_APP_DIR) / "logs" / "app.log"

@@ -39,6 +39,7 @@ def _page(house: Here, path: str, told: str = "", status: int = 200) -> HTMLResp
 
 @router.get("/login", include_in_schema=False)
 def login_page(house: Here, next: Next = "/ohif/") -> Response:
+    """The page to log in on."""
     if not house.identity.local:
         return RedirectResponse(_within(next), 303) if not house.identity.asks else _page(house, next, "", 404)
     return _page(house, next)
@@ -46,6 +47,7 @@ def login_page(house: Here, next: Next = "/ohif/") -> Response:
 
 @router.post("/login", include_in_schema=False)
 def login(request: Request, house: Here, username: Short, password: Short, next: Next = "/ohif/") -> Response:
+    """Log in for the viewer: a cookie, and on to `next`."""
     token = house.identity.token(request, username, password)
     if token is None:
         return _page(house, next, "User or password is wrong.", 401)
@@ -57,6 +59,7 @@ def login(request: Request, house: Here, username: Short, password: Short, next:
 
 @router.post("/logout", include_in_schema=False)
 def logout() -> Response:
+    """Forget the cookie."""
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
     return answer

@@ -31,11 +31,13 @@ OHIF = STATIC / "ohif"
 
 @router.get("/favicon.ico", include_in_schema=False)
 def favicon() -> FileResponse:
+    """The icon of the pages."""
     return FileResponse(STATIC / "favicon.ico", media_type="image/x-icon")
 
 
 @router.get("/ohif/app-config.js", include_in_schema=False)
 def app_config(house: Here, user: Looking) -> Response:
+    """The viewer's settings and our extension of it, as JavaScript."""
     spec = house.spec
     shown = {
         "model": spec.name,
@@ -80,7 +82,7 @@ def study_info(house: Here, user: Looking, study: Name) -> dict[str, Any]:
 
 @router.get("/maml/picture/{case_id}", response_class=Response)
 def picture(house: Here, user: Looking, case_id: Name) -> Response:
-    """The slice on which the experts disagree most, as the newest model that looked at the case sees it."""
+    """The slice, as PNG, on which the experts disagree most, as the newest model that looked at the case sees it."""
     scores = ScoreStore(house.registry.scores)
     for version in reversed(house.registry.history()):
         path = scores.picture(version, case_id)
