@@ -10,11 +10,11 @@ const browser = [
   'URL',
   'DOMParser',
 ];
-browser.push('AbortController', 'setTimeout', 'setInterval');
+browser.push('AbortController', 'setTimeout', 'setInterval', 'clearTimeout', 'clearInterval');
 
-module.exports = [
+export default [
   {
-    files: ['maml_app/viewer/*.js', 'maml_app/server/pages/*.js'],
+    files: ['maml_app/viewer/*.js', 'maml_app/server/pages/*.js', 'tests/viewer/*.js'],
     languageOptions: {
       ecmaVersion: 2022,
       sourceType: 'module',

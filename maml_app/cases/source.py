@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from maml_app.cases.case import Case
 from maml_app.cases.history import FINAL, Decision, Entry, Recorded, State, Told
+from maml_app.cases.series import Choice
 from maml_app.cases.spec import TaskSpec
 
 
@@ -107,6 +108,17 @@ class CaseSource(Protocol):
 
     def slices(self, case: Case, asked: str) -> list[str]:
         """Names of the slices along the third axis of an image, as WADO-RS addresses them; [] where there are none."""
+
+    def choices(self, study: str) -> list[Choice]:
+        """The series of a study, each with the modality it is taken for and why; [] where images are files."""
+
+    def set_modality(self, series: str, modality: str) -> None:
+        """Take a series for this modality from now on, whatever the rules say; '' for none.
+
+        Raises:
+            CaseError: there is no such series.
+            TaskSpecError: the task has no such modality.
+        """
 
     def info(self, case_id: str) -> dict[str, Any]:
         """Notes about a case, as clients left them (empty if none)."""

@@ -17,10 +17,10 @@ from typing import Any
 
 from maml_app.cases.case import FINAL, ORIGINAL, Case, FileRef, check_id
 from maml_app.cases.history import Decision, Entry, Recorded, Told
-from maml_app.cases.series import Series, rule_out
+from maml_app.cases.series import Choice, Series, rule_out
 from maml_app.cases.source import LabelMap, Unused
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError
+from maml_app.errors import ArchiveError, CaseError, ImageError, LabelError, TaskSpecError
 from maml_app.imaging.dicom import read_series
 from maml_app.imaging.files import write_image
 from maml_app.imaging.volume import Volume
@@ -32,6 +32,7 @@ from maml_app.stores.label_folder import LOCK, hold
 from maml_app.stores.ledger import LEDGER
 from maml_app.stores.pacs import Pacs
 
+ASSIGNED = "assign.json"  # in the cache: series set by hand
 READING = "r2"  # in the names of kept images: another for each way of reading them
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -173,6 +174,24 @@ class DicomWebStore:
         kept = self.cache.read_json(f"images/{ref.path.name}".replace(".nii", ".json"))
         return list(kept["slices"]) if isinstance(kept, dict) else []
 
+    def choices(self, study: str) -> list[Choice]:
+        return [choice for one in self.examinations(study) for choice in one.choices]
+
+    def set_modality(self, series: str, modality: str) -> None:
+        """Kept in the cache's assign.json; another series of its study that was set to this modality is free again."""
+        if modality and modality not in self.spec.modality_names:
+            raise TaskSpecError(f"expected a modality of {list(self.spec.modality_names)} or '', got {modality!r}")
+        rows = self.pacs.series(series=series) if UID.fullmatch(series) else []
+        if not rows:
+            raise CaseError(f"expected a series of {self.pacs.url}, got the unknown one {series!r}")
+        siblings = {str(row.SeriesInstanceUID) for row in self.pacs.series(str(rows[0].StudyInstanceUID))}
+        kept = self.cache.read_json(ASSIGNED)
+        forced = {**self.forced, **(kept if isinstance(kept, dict) else {})}
+        same = [uid for uid, name in forced.items() if modality and name == modality and uid in siblings]
+        forced = {uid: name for uid, name in forced.items() if uid not in same} | {series: modality or None}
+        self.cache.write_json(ASSIGNED, forced)
+        self.forced = forced
+
     # what is added
 
     def save_label(self, case: Case, image: str, label: LabelMap, tag: str, told: Told) -> Entry:
@@ -200,7 +219,7 @@ class DicomWebStore:
         """Labels are in the archive, and in its backup."""
         self.labels.ledger.copy(work / LEDGER)
         home = self.cache.folder
-        places = {"decisions": home / "decisions", "notes": home / "notes", "assign.json": home / "assign.json"}
+        places = {"decisions": home / "decisions", "notes": home / "notes", ASSIGNED: home / ASSIGNED}
         return {**places, LEDGER: work / LEDGER}
 
     @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 from maml_app.cases.case import Case, check_id
 from maml_app.cases.history import Decision, Entry, Recorded, Told, now
+from maml_app.cases.series import Choice
 from maml_app.cases.source import LabelMap, Unused
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import private_folder, write_text
@@ -127,6 +128,12 @@ class FolderStore:
 
     def slices(self, case: Case, asked: str) -> list[str]:
         return []  # files have no names for their slices
+
+    def choices(self, study: str) -> list[Choice]:
+        return []  # names say what a file is
+
+    def set_modality(self, series: str, modality: str) -> None:
+        raise CaseError(f"expected a series of an archive, got {series!r}: files are told apart by their names")
 
     def info(self, case_id: str) -> dict[str, Any]:
         path = self.label_root / check_id(case_id) / "info.json"

@@ -22,10 +22,11 @@ from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
-from maml_app.imaging.volume import Volume
+from maml_app.imaging.volume import Array, Volume
 from maml_app.labelling.proposals import Proposals
 from maml_app.machine import Turns
 from maml_app.tasks.answers import answering
+from maml_app.versions.overlays import doubt_levels
 from maml_app.versions.predict import Model, load_served, pick_device, segment
 from maml_app.versions.registry import ModelRegistry
 
@@ -67,6 +68,11 @@ class SegmentCase(InferTask):
         with self._lock:
             self._model = load_served(self.registry, self.spec, pick_device(device_name), self._model)
             return self._model
+
+    def doubt(self, case: Case, asked: str, of: str) -> Array:
+        """Where the served model is not sure, or its experts disagree, as levels on an image's grid."""
+        with answering(), Turns(self.registry.turns).inference():
+            return doubt_levels(self.model(), case, of, asked, self.spec)
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         with answering():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.machine import is_out_of_memory
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.network.window import predict
+from maml_app.network.window import predict_opinions
+from maml_app.versions.kept import Kept, Seen, content_key, half
 from maml_app.versions.registry import ModelRegistry
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Model:
     network: SegmentationNetwork
     checkpoint: Checkpoint
     device: torch.device
+    kept: Kept = field(default_factory=Kept)
 
     def segmenter(self, spec: TaskSpec) -> Segmenter:
         """The model at work on a task's cases."""
@@ -113,6 +115,31 @@ def load_served(registry: ModelRegistry, spec: TaskSpec, device: torch.device, h
     )
 
 
+def look(model: Model, case: Case, spec: TaskSpec, leave_out: Sequence[str] = ()) -> Seen:
+    """What a model says of a case; what it said of the same images before is not computed again.
+
+    Raises:
+        CaseError: no image of the case can be used, or the memory is full.
+    """
+    images = {name: ref for name, ref in case.images.items() if name not in leave_out}
+
+    def see() -> Seen:
+        prepared = prepare(replace(case, images=images), spec)
+        there = prepared.images.to(model.device), prepared.presence.to(model.device)
+        try:
+            return Seen(prepared, half(predict_opinions(model.network, *there, model.checkpoint.patch)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()  # nothing without a GPU
+            raise ImageError(
+                f"case {case.id}: expected memory for {tuple(prepared.grid.shape)} voxels on {model.device}, got none; "
+                "wait until a training has ended, or ask for the CPU with the device option"
+            ) from None
+
+    return model.kept.of(content_key(case, list(images)), see)
+
+
 def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Sequence[str] = ()) -> Segmentation:
     """Segment a case from all of its modalities, on the grid of the modality (or other series) that is asked for.
 
@@ -122,20 +149,9 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
     Raises:
         CaseError: the image that is asked for has no place, no image of the case can be used, or the memory is full.
     """
-    kept = {name: ref for name, ref in case.images.items() if name not in leave_out}
     grid = read_grid(case.grids[asked])
-    prepared = prepare(replace(case, images=kept), spec)
-    images, presence = prepared.images.to(model.device), prepared.presence.to(model.device)
-    try:
-        probabilities = predict(model.network, images, presence, model.checkpoint.patch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        torch.cuda.empty_cache()  # nothing without a GPU
-        raise ImageError(
-            f"case {case.id}: expected memory for {tuple(prepared.grid.shape)} voxels on {model.device}, got none; "
-            "wait until a training has ended, or ask for the CPU with the device option"
-        ) from None
+    seen = look(model, case, spec, leave_out)
+    prepared, probabilities = seen.prepared, seen.opinions.fused
     label = restore_label(probabilities, prepared.grid, grid)
     volumes = {**dict.fromkeys(spec.label_values.values(), 0.0), **volumes_ml(Volume(label, grid.affine), spec)}
     centroids = {}

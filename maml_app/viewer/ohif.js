@@ -5,12 +5,15 @@ import { sliceName } from './slices.js';
 const LABELMAP = 'Labelmap';
 const TOOL_GROUPS = ['default', 'mpr'];
 const PROTOCOL = 'maml';
+const LABEL = 'maml-';
+const OVERLAY = 'over-';
 
 export class Viewer {
   constructor(managers, task) {
     this.managers = managers;
     this.task = task;
     this.undo = []; // subscriptions
+    this.arranged = 0;
   }
 
   service(name) {
@@ -94,21 +97,24 @@ export class Viewer {
         viewportType: 'stack',
         toolGroupId: 'default',
         initialImageOptions: { preset: 'middle' },
+        allowUnmatchedView: true, // another series may be dropped onto it
         syncGroups: [{ type: 'imageSlice', id: 'maml', source: true, target: true }],
       },
       displaySets: [{ id: name }],
     }));
     const properties = { rows: names.length > 3 ? 2 : 1, columns };
     const viewportStructure = { layoutType: 'grid', properties };
-    this.service('hangingProtocolService').addProtocol(PROTOCOL, {
-      id: PROTOCOL,
+    this.arranged += 1; // a protocol that is known already would not be looked at again
+    const protocolId = `${PROTOCOL}-${this.arranged}`;
+    this.service('hangingProtocolService').addProtocol(protocolId, {
+      id: protocolId,
       name: this.task.title,
       protocolMatchingRules: [],
       toolGroupIds: ['default'],
       displaySetSelectors: selectors,
       stages: [{ name: 'by modality', viewportStructure, viewports }],
     });
-    await this.managers.commandsManager.runCommand('setHangingProtocol', { protocolId: PROTOCOL });
+    await this.managers.commandsManager.runCommand('setHangingProtocol', { protocolId });
   }
 
   /** Grey values as readers of each kind of image expect them at first. */
@@ -128,12 +134,16 @@ export class Viewer {
   }
 
   segmentationId(series) {
-    return `maml-${series}`;
+    return LABEL + series;
   }
 
   /** Voxels of a series' labelmap, by slice name; null if it has none. */
   planes(series) {
-    const found = window.cornerstoneTools.segmentation.state.getSegmentation(this.segmentationId(series));
+    return this.voxels(this.segmentationId(series));
+  }
+
+  voxels(segmentationId) {
+    const found = window.cornerstoneTools.segmentation.state.getSegmentation(segmentationId);
     if (!found) {
       return null;
     }
@@ -165,6 +175,56 @@ export class Viewer {
     return this.planes(view.series);
   }
 
+  /** Planes for an overlay on a series, in these colours, shown below its label. */
+  async overlay(view, colours) {
+    const id = OVERLAY + view.series;
+    const segmentations = this.service('segmentationService');
+    if (!this.voxels(id)) {
+      const segments = {};
+      colours.forEach((colour, index) => {
+        const segmentIndex = index + 1;
+        segments[segmentIndex] = {
+          segmentIndex,
+          label: `level ${segmentIndex}`,
+          locked: true,
+          color: [...colour, 255],
+        };
+      });
+      const options = { segmentationId: id, label: 'Overlay', segments };
+      await segmentations.createLabelmapForDisplaySet(view.displaySet, options);
+    }
+    await segmentations.addSegmentationRepresentation(view.viewportId, { segmentationId: id, type: LABELMAP });
+    colours.forEach((colour, index) => segmentations.setSegmentColor(view.viewportId, id, index + 1, [...colour, 255]));
+    await this.show();
+    return this.voxels(id);
+  }
+
+  dropOverlays() {
+    const segmentations = this.service('segmentationService');
+    for (const { viewportId } of this.views()) {
+      for (const { segmentationId } of segmentations.getSegmentationRepresentations(viewportId)) {
+        if (segmentationId.startsWith(OVERLAY)) {
+          segmentations.removeSegmentationRepresentations(viewportId, { segmentationId });
+        }
+      }
+    }
+  }
+
+  lookOverlay(strength) {
+    for (const { viewportId, series } of this.views()) {
+      const which = { type: LABELMAP, viewportId, segmentationId: OVERLAY + series };
+      const style = { renderFill: true, renderOutline: false, fillAlpha: strength, fillAlphaInactive: strength };
+      window.cornerstoneTools.segmentation.config.style.setStyle(which, { ...style, renderOutlineInactive: false });
+    }
+    this.render();
+  }
+
+  render() {
+    for (const element of window.cornerstone.getEnabledElements()) {
+      element.viewport.render();
+    }
+  }
+
   /** Every viewport shows the labelmap of its own series, and no other. */
   async show() {
     const segmentations = this.service('segmentationService');
@@ -172,7 +232,7 @@ export class Viewer {
       const own = this.segmentationId(series);
       const shown = segmentations.getSegmentationRepresentations(viewportId).map(one => one.segmentationId);
       for (const id of new Set(shown)) {
-        if (id.startsWith('maml-') && id !== own) {
+        if ((id.startsWith(LABEL) && id !== own) || (id.startsWith(OVERLAY) && id !== OVERLAY + series)) {
           segmentations.removeSegmentationRepresentations(viewportId, { segmentationId: id });
         }
       }
@@ -188,8 +248,8 @@ export class Viewer {
     }
   }
 
-  changed(series) {
-    const detail = { segmentationId: this.segmentationId(series) };
+  changed(series, overlay = false) {
+    const detail = { segmentationId: overlay ? OVERLAY + series : this.segmentationId(series) };
     const name = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
     window.cornerstone.triggerEvent(window.cornerstone.eventTarget, name, detail);
   }
@@ -212,9 +272,7 @@ export class Viewer {
     const style = { fillAlpha: visible ? opacity : 0, renderOutline: visible, renderFill: visible };
     const config = window.cornerstoneTools.segmentation.config;
     config.style.setStyle({ type: window.cornerstoneTools.Enums.SegmentationRepresentations.Labelmap }, style);
-    for (const element of window.cornerstone.getEnabledElements()) {
-      element.viewport.render();
-    }
+    this.render();
   }
 
   useTool(toolName, size) {
@@ -227,7 +285,7 @@ export class Viewer {
   /** The viewer's own "Export DICOM SEG": ours is saved as the label; others go to the archive. */
   replaceCommands(commandsManager, save, tell) {
     const storeSegmentation = async ({ segmentationId: id }) => {
-      if (id.startsWith('maml-')) {
+      if (id.startsWith(LABEL)) {
         return save();
       }
       const found = this.service('segmentationService').getSegmentation(id);

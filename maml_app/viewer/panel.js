@@ -3,6 +3,8 @@
 const BUTTON =
   'background:#0a69b9;color:white;border:0;border-radius:4px;padding:3px 8px;margin:2px;cursor:pointer;font:inherit';
 const DARK = 'background:#041c4a;color:white;border:1px solid #0a69b9;border-radius:4px;margin:2px;font:inherit';
+const MESSAGE =
+  'position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;min-height:2.5em';
 const PRESSED = '2px solid #ffd23c';
 
 export const TOOLS = [
@@ -27,6 +29,17 @@ export function make(tag, attributes, ...children) {
   return element;
 }
 
+function slider(name, words, value, input) {
+  const range = { type: 'range', min: 0, max: 1, step: 0.05, value };
+  return make('input', {
+    ...range,
+    'aria-label': words,
+    'data-maml': name,
+    style: 'width:80px;vertical-align:middle;appearance:auto;background:none;padding:0',
+    input,
+  });
+}
+
 /** Build the panel; `on` holds what its buttons do, by name. */
 export function build(task, on) {
   const button = (name, key, action, style = '') =>
@@ -38,7 +51,7 @@ export function build(task, on) {
     modalities: make('table', { 'data-maml': 'modalities', style: 'font-size:12px;width:100%' }),
     volumes: make('div', { 'data-maml': 'volumes' }),
     saved: make('div', { 'data-maml': 'saved', role: 'status' }),
-    message: make('div', { 'data-maml': 'message', role: 'status', style: 'min-height:2.5em;margin-top:4px' }),
+    message: make('div', { 'data-maml': 'message', role: 'status', style: MESSAGE }),
     choice: make('div', { 'data-maml': 'choice' }),
     label: make(
       'select',
@@ -47,17 +60,7 @@ export function build(task, on) {
     ),
     protect: make('input', { type: 'checkbox', checked: '', 'data-maml': 'protect', change: on.label }),
     visible: make('input', { type: 'checkbox', checked: '', 'data-maml': 'visible', change: on.look }),
-    opacity: make('input', {
-      type: 'range',
-      min: 0,
-      max: 1,
-      step: 0.05,
-      value: 0.5,
-      'aria-label': 'Opacity',
-      'data-maml': 'opacity',
-      style: 'width:80px;vertical-align:middle',
-      input: on.look,
-    }),
+    opacity: slider('opacity', 'Opacity', 0.5, on.look),
     size: make('input', {
       'data-maml': 'size',
       'aria-label': 'Brush radius, mm',
@@ -71,6 +74,16 @@ export function build(task, on) {
     }),
     versions: make('select', { 'data-maml': 'versions', 'aria-label': 'Versions', style: `${DARK};max-width:100%` }),
     training: make('span', { 'data-maml': 'training' }),
+    lesions: make('ul', { 'data-maml': 'lesions', style: 'margin:0;max-height:8em;overflow-y:auto' }),
+    onward: make('input', { type: 'checkbox', 'data-maml': 'onward' }),
+    overlay: make(
+      'select',
+      { 'data-maml': 'overlay', 'aria-label': 'Overlay', style: DARK, change: on.overlay },
+      ...[['', 'no overlay'], ...[...task.modalities, 'uncertainty', 'disagreement'].map(name => [name, name])].map(
+        ([value, words]) => make('option', { value }, words),
+      ),
+    ),
+    strength: slider('strength', 'Strength of the overlay', 0.4, on.strength),
     tools: new Map(),
   };
   for (const [tool, name, key] of TOOLS) {
@@ -79,15 +92,23 @@ export function build(task, on) {
     one.title = `${name} (${key.toUpperCase()})`;
     made.tools.set(tool, one);
   }
+  made.train = button('Train', 'train', on.train);
   made.run = button('Segment this series', 'run', on.run);
   made.root = make(
     'section',
     { id: 'maml', style: 'flex:none;color:white;font-size:13px;padding:8px;overflow-y:auto;max-height:100%' },
     make('strong', {}, task.title),
+    made.message,
+    made.choice,
     made.series,
     made.modalities,
     made.state,
-    group(made.run, button('Start empty', 'empty', on.empty), button('Draw here', 'here', on.here)),
+    group(
+      made.run,
+      button('Start empty', 'empty', on.empty),
+      button('Draw here', 'here', on.here),
+      button('Nothing is there', 'nothing', on.nothing),
+    ),
     group(made.label, ...made.tools.values(), made.size, ' mm'),
     group(
       make('label', {}, made.protect, ' protect other labels '),
@@ -98,20 +119,19 @@ export function build(task, on) {
       button('Undo', 'undo', on.undo),
       button('Redo', 'redo', on.redo),
       button('Copy to next slice', 'copy', on.copy),
+      button('Fill between', 'interpolate', on.interpolate),
     ),
+    group(made.overlay, made.strength),
     made.volumes,
+    made.lesions,
     made.saved,
-    group(button('Save as final label', 'save', on.save, ';background:#1a7f37;font-weight:bold')),
-    made.choice,
-    group(made.versions, button('Open version', 'open', on.open)),
     group(
-      button('Next case', 'next', on.next),
-      button('Skip', 'skip', on.skip),
-      button('Train', 'train', on.train),
-      made.training,
+      button('Save as final label', 'save', on.save, ';background:#1a7f37;font-weight:bold'),
+      make('label', {}, made.onward, ' then open the next case'),
     ),
+    group(made.versions, button('Open version', 'open', on.open)),
+    group(button('Next case', 'next', on.next), button('Skip', 'skip', on.skip), made.train, made.training),
     make('details', {}, make('summary', {}, 'Keys'), keys()),
-    made.message,
   );
   return made;
 }
@@ -160,13 +180,37 @@ export function question(made, text, answers) {
   });
 }
 
-export function showModalities(made, rows) {
+/** The study's series, what each is taken for and why; `correct(series, modality)` says that it is something else. */
+export function showModalities(made, rows, modalities, correct) {
   made.modalities.replaceChildren(
+    ...rows.map(row => {
+      const choice = row.series && !row.series.includes('#') ? select(row, modalities, correct) : row.modality || '–';
+      const note = row.drawn ? 'drawn here' : '';
+      return make('tr', { title: row.why }, make('td', {}, choice), make('td', {}, row.words), make('td', {}, note));
+    }),
+  );
+}
+
+function select(row, modalities, correct) {
+  const options = ['', ...modalities].map(name => make('option', { value: name }, name || 'not used'));
+  const attributes = { style: DARK, 'aria-label': `Modality of ${row.words}`, 'data-series': row.series };
+  const made = make('select', { ...attributes, change: () => correct(row.series, made.value) }, ...options);
+  made.value = row.modality;
+  return made;
+}
+
+export function showLesions(made, rows) {
+  made.lesions.replaceChildren(
     ...rows.map(row =>
-      make('tr', {}, make('td', {}, row.modality), make('td', {}, row.series), make('td', {}, row.note || '')),
+      make('li', {}, make('a', { href: '#', style: 'color:#5acce6', click: jump(row.go) }, row.words)),
     ),
   );
 }
+
+const jump = go => event => {
+  event.preventDefault();
+  go();
+};
 
 export function showVersions(made, versions) {
   made.versions.replaceChildren(...versions.map(({ id, words }) => make('option', { value: id }, words)));

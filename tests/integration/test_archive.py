@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from maml_app.cases.series import Choice
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import ArchiveError, CaseError
+from maml_app.errors import ArchiveError, CaseError, TaskSpecError
 from maml_app.imaging.check import inspect
 from maml_app.imaging.dicom import stack
 from maml_app.imaging.files import read_grid, read_image
@@ -195,3 +195,23 @@ def test_user_and_password(spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.M
         nowhere = opened(f"{orthanc.url}/nothing-here", spec, tmp_path / "cache")
         with pytest.raises(ArchiveError, match=r"there is no DICOMweb service at this address \(404\)"):
             nowhere.cases()
+
+
+def test_a_series_is_set_by_hand_and_stays_so(
+    store: DicomWebStore, archive: Archive, spec: TaskSpec, tmp_path: Path
+) -> None:
+    study, ct, mr = archive.study_uid(0), archive.uid(0, "ct"), archive.uid(0, "mr_t1")
+    told = {choice.series.uid: choice.modality for choice in store.choices(study)}
+    assert told[ct] == "ct"
+    assert None in told.values()  # the localizer
+    store.set_modality(ct, "")
+    assert "ct" not in case_of(store, archive, 0).images
+    store.set_modality(ct, "mr_t1")
+    assert case_of(store, archive, 0).series["mr_t1"] == ct
+    store.set_modality(mr, "mr_t1")  # the one set before is free again
+    case = case_of(opened(archive.url, spec, tmp_path / "cache"), archive, 0)
+    assert (case.series["mr_t1"], case.series["ct"]) == (mr, ct)
+    with pytest.raises(TaskSpecError, match=r"expected a modality of .* got 'x'"):
+        store.set_modality(ct, "x")
+    with pytest.raises(CaseError, match=r"unknown one '1\.2\.3'"):
+        store.set_modality("1.2.3", "ct")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from maml_app.cases.spec import parse_task
 from maml_app.imaging.files import read_label
-from maml_app.imaging.volume import Array
+from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import make_study
 from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
@@ -26,8 +26,8 @@ from tests.harness.server import ROOT, Server
 from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
 
 ARTEFACTS = ROOT / "scratch"
-SLICES = """series => {
-  const found = window.cornerstoneTools.segmentation.state.getSegmentation(`maml-${series}`);
+SLICES = """([series, kind]) => {
+  const found = window.cornerstoneTools.segmentation.state.getSegmentation(`${kind}-${series}`);
   const planes = {};
   for (const id of found ? found.representationData.Labelmap.imageIds : []) {
     const image = window.cornerstone.cache.getImage(id);
@@ -35,15 +35,13 @@ SLICES = """series => {
   }
   return planes;
 }"""
+VIEWPORTS = """() => window.cornerstone.getEnabledElements().map(({ viewport }) => {
+  const box = viewport.element.getBoundingClientRect();
+  return { id: viewport.id, type: viewport.type, x: box.x + box.width / 2, y: box.y + box.height / 2,
+    slice: viewport.getCurrentImageIdIndex(), slices: viewport.getImageIds().length };
+})"""
 SHOWN = """() => [...window.services.viewportGridService.getState().viewports.keys()].map(
   id => window.services.segmentationService.getSegmentationRepresentations(id).map(one => one.segmentationId))"""
-PIXEL = """([series, label]) => {
-  // where on the page the middle of a label is, in the first viewport
-  const found = window.cornerstoneTools.segmentation.state.getSegmentation(`maml-${series}`);
-  const viewport = window.cornerstone.getEnabledElements()[0].viewport;
-  const box = viewport.element.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2, found ? 1 : 0];
-}"""
 
 
 @dataclass
@@ -75,7 +73,7 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def page(running: Running, request: pytest.FixtureRequest) -> Iterator[Page]:
     page = running.browser.new_page(viewport={"width": 1600, "height": 900})
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(60_000)
     failures: list[str] = []  # what OHIF itself says when something was thrown and nobody caught it
     page.on("console", lambda said: failures.append(said.text) if "Error Boundary" in said.text else None)
     yield page
@@ -86,16 +84,22 @@ def page(running: Running, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 def open_study(page: Page, running: Running, study: int) -> None:
+    """Open a study in our mode, and wait until its newest label, or that there is none, is told."""
     page.goto(f"{running.server.url}/ohif/monai-label?StudyInstanceUIDs={running.archive.study_uid(study)}")
-    page.get_by_text("Confirm and Hide").click()
-    page.locator("#maml [data-maml=state]").get_by_text("Used:").wait_for()
+    page.get_by_text("Confirm and Hide").or_(page.locator("#maml [data-maml=state]")).first.wait_for()
+    if page.get_by_text("Confirm and Hide").is_visible():
+        page.get_by_text("Confirm and Hide").click()
+    ready(page)
 
 
-def show(page: Page, description: str) -> None:
-    """Double-click a series in the study browser and wait until the viewport shows it."""
-    thumbnail = page.locator('[data-cy="study-browser-thumbnail"]').filter(has_text=description).first
-    thumbnail.dblclick()
-    page.locator("#maml [data-maml=series]").get_by_text(f"Series: {description}", exact=True).wait_for()
+def ready(page: Page) -> None:
+    page.locator("#maml [data-maml=state]").get_by_text("Modalities:").wait_for()
+    page.locator("#maml [data-maml=saved]").get_by_text(re.compile(r"final-|Nothing is drawn|Not saved")).wait_for()
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+
+
+def press(page: Page, name: str) -> None:
+    page.locator(f"#maml [data-maml={name}]").click()
 
 
 def message(page: Page, text: str) -> str:
@@ -104,9 +108,42 @@ def message(page: Page, text: str) -> str:
     return box.inner_text()
 
 
-def in_viewer(page: Page, series: str) -> dict[str, Array]:
-    """The viewer's labelmap of a series: slice name -> voxels."""
-    planes = page.evaluate(SLICES, series)
+def said(page: Page, name: str) -> str:
+    return page.locator(f"#maml [data-maml={name}]").inner_text()
+
+
+def answer(page: Page, words: str) -> None:
+    """Answer a question that the panel asks."""
+    page.locator(f'#maml [data-answer="{words}"]').click()
+
+
+def viewport(page: Page, modality: str) -> dict[str, Any]:
+    found = {one["id"]: one for one in page.evaluate(VIEWPORTS)}
+    return dict(found[f"maml-{modality}"])
+
+
+def activate(page: Page, modality: str) -> None:
+    at = viewport(page, modality)
+    press(page, "WindowLevel")
+    page.mouse.click(at["x"], at["y"])
+    page.locator("#maml [data-maml=series]").get_by_text(f"Series: {modality}", exact=True).wait_for()
+    page.wait_for_timeout(300)
+
+
+def stroke(page: Page, modality: str, tool: str = "CircularBrush", offset: tuple[int, int] = (-110, 110)) -> None:
+    """Draw a short stroke with the mouse, so far from the middle of a viewport."""
+    press(page, tool)
+    at = viewport(page, modality)
+    page.mouse.move(at["x"] + offset[0], at["y"] + offset[1])
+    page.mouse.down()
+    page.mouse.move(at["x"] + offset[0] + 15, at["y"] + offset[1] + 8, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(700)
+
+
+def in_viewer(page: Page, series: str, kind: str = "maml") -> dict[str, Array]:
+    """The viewer's labelmap of a series, or what lies over it (`over`): slice name -> voxels."""
+    planes = page.evaluate(SLICES, [series, kind])
     return {name: np.array(values, np.uint8) for name, values in planes.items()}
 
 
@@ -116,9 +153,21 @@ def on_server(running: Running, series: str, label: Array) -> dict[str, Array]:
     return {name: label[:, :, place].T.ravel() for place, name in enumerate(slices)}
 
 
-def proposal(running: Running, series: str) -> Array:
-    file, _ = running.client.infer("toy", series, {"result_extension": ".nii.gz"})
-    return read_label(Path(file)).voxels
+def stored(running: Running, study: int, folder: Path) -> tuple[str, Path]:
+    """The id of a study's newest label, and its file."""
+    url, series = running.server.url, running.archive.uid(study, "pet")
+    info = requests.get(f"{url}/maml/series/{series}", timeout=60).json()
+    label = f"{info['case']}@{info['label']['label']}"
+    file = folder / f"{info['label']['label']}.nii.gz"
+    file.write_bytes(requests.get(f"{url}/datastore/label", {"label": label, "tag": "final"}, timeout=60).content)
+    return info["label"]["label"], file
+
+
+def resampled(running: Running, study: int, modality: str, label: Volume) -> dict[str, Array]:
+    """A label on another series of its case, as the server's own function brings it there."""
+    _, case = running.archive.studies[study]
+    grid = case.images[modality].grid
+    return on_server(running, running.archive.uid(study, modality), resample_label(label.voxels, label.grid, grid))
 
 
 def assert_same(one: dict[str, Array], two: dict[str, Array]) -> None:
@@ -127,100 +176,243 @@ def assert_same(one: dict[str, Array], two: dict[str, Array]) -> None:
         np.testing.assert_array_equal(plane, two[name])
 
 
-def test_from_the_study_list_to_a_mask_on_each_of_two_series(page: Page, running: Running) -> None:
+def changed(one: dict[str, Array], two: dict[str, Array]) -> list[str]:
+    return [name for name, plane in one.items() if not np.array_equal(plane, two[name])]
+
+
+def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, running: Running) -> None:
     page.goto(f"{running.server.url}/ohif/")
     for number in range(5):
         page.get_by_text(f"phantom_00{number}-3", exact=True).first.wait_for()
     open_study(page, running, 4)
-    # it connected by itself, to this server
-    assert page.locator("#monailabelServerURL").input_value() == f"{running.server.url}/"
-    run = page.locator('.modelSelector button[title="Run Segmentation"]').first
-    run.wait_for()
-    ct, pet = running.archive.uid(4, "ct"), running.archive.uid(4, "pet")
-    show(page, "ct")
-    run.click()  # the stock panel's button
-    assert "from ct, pet, mr_t1" in message(page, "Proposal of model")
-    masks = {name: proposal(running, series) for name, series in (("ct", ct), ("pet", pet))}
-    assert masks["ct"].any()
-    assert_same(in_viewer(page, ct), on_server(running, ct, masks["ct"]))
-    assert in_viewer(page, pet) == {}
-    show(page, "pet")
-    assert all(f"maml-{ct}" not in shown for shown in page.evaluate(SHOWN))
-    page.locator("[data-maml=run]").click()
-    page.wait_for_function(f"() => ({SLICES})('{pet}') && Object.keys(({SLICES})('{pet}')).length")
-    message(page, "Proposal of model")
+    shown = page.evaluate(VIEWPORTS)
+    assert [one["id"] for one in shown] == ["maml-ct", "maml-pet", "maml-mr_t1"]
+    assert {one["type"] for one in shown} == {"stack"}  # slices as they were acquired, and no reformats
+    assert not page.locator(".monaiLabelPanel").is_visible()  # no stock door is open
+    assert "No label yet." in said(page, "state")
+    assert "Model v0001." in said(page, "state")
+    press(page, "run")
+    assert "from ct, pet, mr_t1; uncertainty" in message(page, "Proposal of model v0001")
+    page.wait_for_timeout(500)
+    ct = running.archive.uid(4, "ct")
+    file, _ = running.client.infer("toy", ct, {"result_extension": ".nii.gz"})
+    label = read_label(Path(file))
+    assert label.voxels.any()
+    assert_same(in_viewer(page, ct), on_server(running, ct, label.voxels))
+    for modality in ("pet", "mr_t1"):
+        series = running.archive.uid(4, modality)
+        assert_same(in_viewer(page, series), resampled(running, 4, modality, label))
+    assert all(len(ids) == 1 for ids in page.evaluate(SHOWN))
+    # scrolled together, by where the slices lie
+    before = viewport(page, "pet")["slice"]
+    at = viewport(page, "ct")
+    page.mouse.move(at["x"], at["y"])
+    page.mouse.wheel(0, 400)
     page.wait_for_timeout(1000)
-    assert_same(in_viewer(page, pet), on_server(running, pet, masks["pet"]))
-    assert_same(in_viewer(page, ct), on_server(running, ct, masks["ct"]))  # the first is what it was
-    assert all(shown == [f"maml-{pet}"] for shown in page.evaluate(SHOWN))
-    show(page, "ct")
-    page.wait_for_timeout(1000)
-    assert all(shown == [f"maml-{ct}"] for shown in page.evaluate(SHOWN))
+    assert viewport(page, "ct")["slice"] != at["slice"]
+    assert viewport(page, "pet")["slice"] != before
     page.screenshot(path=ARTEFACTS / "ohif.png")
+    # another modality over all series, and where the model is not sure; the label below stays as it is
+    before = in_viewer(page, ct)
+    for of in ("pet", "uncertainty"):
+        page.locator("[data-maml=overlay]").select_option(of)
+        page.locator("#maml [data-maml=save]:enabled").wait_for()
+        levels = requests.get(f"{running.server.url}/maml/series/{ct}/overlay", {"of": of}, timeout=60)
+        x, y, z = running.archive.studies[4][1].images["ct"].grid.shape
+        expected = np.frombuffer(levels.content, np.uint8).reshape(z, y, x).transpose(2, 1, 0)
+        assert expected.any()
+        assert_same(in_viewer(page, ct, "over"), on_server(running, ct, expected))
+        page.wait_for_timeout(500)
+        page.screenshot(path=ARTEFACTS / f"overlay_{of}.png")
+    assert_same(in_viewer(page, ct), before)
+    page.locator("[data-maml=overlay]").select_option("")
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    assert all(len(ids) == 1 for ids in page.evaluate(SHOWN))
 
 
-def drag(page: Page, offset: tuple[int, int]) -> None:
-    x, y, _ = page.evaluate(PIXEL, ["", 0])
-    page.mouse.move(x + offset[0], y + offset[1])
-    page.mouse.down()
-    page.mouse.move(x + offset[0] + 15, y + offset[1] + 8, steps=5)
-    page.mouse.up()
-    page.wait_for_timeout(1000)
-
-
-def test_run_correct_save_train(page: Page, running: Running, tmp_path: Path) -> None:
-    client, archive = running.client, running.archive
-    ct = archive.uid(4, "ct")
+def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: Running, tmp_path: Path) -> None:
+    """The series are oblique: drawn on a reformat, a stroke would fill several slices."""
+    ct, pet = running.archive.uid(4, "ct"), running.archive.uid(4, "pet")
     open_study(page, running, 4)
-    show(page, "ct")
-    page.locator("[data-maml=run]").click()
+    press(page, "run")
     message(page, "Proposal of model v0001")
     before = in_viewer(page, ct)
     page.locator("[data-maml=label]").select_option("2")
-    page.locator("[data-maml=CircularBrush]").click()
-    drag(page, (-30, 40))
+    stroke(page, "ct")
     painted = in_viewer(page, ct)
-    drawn = sum(int((plane == 2).sum()) for plane in painted.values())
-    assert drawn > sum(int((plane == 2).sum()) for plane in before.values())
-    page.locator("[data-maml=CircularEraser]").click()
-    drag(page, (40, -30))
-    erased = in_viewer(page, ct)
-    assert sum(int((plane > 0).sum()) for plane in erased.values()) < sum(
-        int((plane > 0).sum()) for plane in painted.values()
-    )
-    done = client.info()["datastore"]["completed"]
-    page.locator("[data-maml=save]").click()
+    (name,) = changed(before, painted)
+    assert int((painted[name] == 2).sum()) > int((before[name] == 2).sum())
+    # other labels are protected: what was organ stays organ
+    assert int((painted[name] == 1).sum()) == int((before[name] == 1).sum())
+    page.locator("[data-maml=protect]").uncheck()
+    stroke(page, "ct", offset=(0, 0))
+    over = in_viewer(page, ct)
+    assert int((over[name] == 1).sum()) < int((painted[name] == 1).sum())
+    assert "Not saved yet" in said(page, "saved")
+    press(page, "undo")
+    assert_same(in_viewer(page, ct), painted)
+    press(page, "redo")
+    assert_same(in_viewer(page, ct), over)
+    page.keyboard.press("Control+z")
+    assert_same(in_viewer(page, ct), painted)
+    # nothing is drawn on a series where the label does not lie
+    kept = in_viewer(page, pet)
+    stroke(page, "pet")
+    message(page, 'draw there, or press "Draw here" first')
+    page.wait_for_timeout(1500)
+    activate(page, "ct")
+    done = running.client.info()["datastore"]["completed"]
+    press(page, "save")
     assert "on ct" in message(page, "Saved as the label of this case")
-    page.locator("#maml [data-maml=state]").get_by_text("Labelled.").wait_for()
-    assert client.info()["datastore"]["completed"] == done + 1
-    # the SEG in the archive is what was on the screen
-    stored = requests.get(f"{client._server_url}/datastore/", timeout=60, params={"output": "all"}).json()
-    case = next(name for name in stored["objects"] if name.startswith(archive.study_uid(4)))
-    label = stored["objects"][case]["labels"]["final"]["info"]["id"]
-    answer = requests.get(
-        f"{client._server_url}/datastore/label", {"label": f"{case}@{label}", "tag": "final"}, timeout=60
-    )
-    (tmp_path / "label.nii.gz").write_bytes(answer.content)
-    assert_same(on_server(running, ct, read_label(tmp_path / "label.nii.gz").voxels), erased)
-    # and is trained on, from the stock panel
-    page.get_by_text("Active Learning", exact=True).click()
-    page.get_by_role("button", name="Update Model").click()
-    time.sleep(3)
-    log = wait_for_training(client)
-    assert f"{done + 1} of 5 cases have a final label" in log
+    assert running.client.info()["datastore"]["completed"] == done + 1
+    label, file = stored(running, 4, tmp_path)
+    volume = read_label(file)
+    assert_same(on_server(running, ct, volume.voxels), painted)
+    assert_same(in_viewer(page, pet), resampled(running, 4, "pet", volume))  # on PET at once
+    assert changed(kept, in_viewer(page, pet))
+    assert f"{label}, just now, by someone, corrected by" in said(page, "saved")
+    # and goes on after the page was closed
+    open_study(page, running, 4)
+    assert_same(in_viewer(page, ct), painted)
+    assert f"{label}, " in said(page, "versions")
+    activate(page, "ct")
+    page.locator("[data-maml=label]").select_option("1")
+    stroke(page, "ct", "CircularEraser", (10, -30))
+    press(page, "save")
+    message(page, "Saved as the label of this case")
+    again, _ = stored(running, 4, tmp_path)
+    assert again != label
+    page.locator("[data-maml=versions]").select_option(label)
+    press(page, "open")
+    message(page, f"This is {label}")
+    assert_same(in_viewer(page, ct), painted)
+
+
+def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> None:
+    series = running.archive.uid(0, "mr_t1")
+    open_study(page, running, 0)
+    activate(page, "mr_t1")
+    press(page, "here")
+    answer(page, "Draw here")
+    message(page, "Draw on mr_t1.")
+    page.locator("[data-maml=protect]").uncheck()
+    stroke(page, "mr_t1", offset=(-110, 110))
+    drawn = in_viewer(page, series)
+    press(page, "empty")
+    assert "Your drawing is not saved." in said(page, "choice")
+    answer(page, "Go back")
+    assert_same(in_viewer(page, series), drawn)
+    # a minute later it is on the server, and there again when the page is opened anew
+    page.wait_for_function("() => document.querySelector('[data-maml=saved]').textContent.includes('a draft was kept')")
+    page.on("dialog", lambda dialog: dialog.accept())  # the browser asks too before the page goes
+    page.reload()
+    ready(page)
+    message(page, "Your unsaved drawing of")
+    assert_same(in_viewer(page, series), drawn)
+    activate(page, "mr_t1")
+    press(page, "empty")
+    answer(page, "Drop it")
+    message(page, "An empty segmentation")
+    assert not any(plane.any() for plane in in_viewer(page, series).values())
+    # slices between drawn ones are filled in; parts are listed, and a click goes to one
+    stroke(page, "mr_t1")
+    at = viewport(page, "mr_t1")
+    place = at["slice"]
+    page.mouse.move(at["x"], at["y"])
+    for _ in range(3):
+        page.mouse.wheel(0, 100)
+        page.wait_for_timeout(300)
+    moved = viewport(page, "mr_t1")["slice"]
+    assert abs(moved - place) > 1
+    stroke(page, "mr_t1", offset=(-105, 105))
+    drawn = in_viewer(page, series)
+    parts = page.locator("#maml [data-maml=lesions] a")
+    assert parts.count() == 2
+    press(page, "interpolate")
+    assert f"{abs(moved - place) - 1} slices were filled in" in message(page, "were filled in")
+    assert len(changed(drawn, in_viewer(page, series))) == abs(moved - place) - 1
+    assert parts.count() == 1
+    press(page, "undo")
+    assert_same(in_viewer(page, series), drawn)
+    parts.last.click()
+    page.wait_for_timeout(500)
+    assert viewport(page, "mr_t1")["slice"] in (place, moved)
+
+
+def test_two_tabs_do_not_replace_each_other(page: Page, running: Running, tmp_path: Path) -> None:
+    other = running.browser.new_page(viewport={"width": 1600, "height": 900})
+    other.set_default_timeout(60_000)
+    for tab in (page, other):
+        open_study(tab, running, 1)
+    ct = running.archive.uid(1, "ct")
+    for tab, offset in ((page, (-110, 110)), (other, (80, 110))):
+        activate(tab, "ct")
+        if "Drawn on ct" not in said(tab, "saved"):
+            press(tab, "here")
+            answer(tab, "Draw here")
+            message(tab, "Draw on ct.")
+        tab.locator("[data-maml=protect]").uncheck()
+        stroke(tab, "ct", offset=offset)
+    press(page, "save")
+    message(page, "Saved as the label of this case")
+    theirs, _ = stored(running, 1, tmp_path)
+    mine = in_viewer(other, ct)
+    press(other, "save")
+    other.locator("[data-maml=choice]").get_by_text(f"saved {theirs}").wait_for()
+    assert stored(running, 1, tmp_path)[0] == theirs
+    answer(other, "Keep mine")
+    message(other, "is the label of this case now")
+    _, file = stored(running, 1, tmp_path)
+    assert_same(on_server(running, ct, read_label(file).voxels), mine)
+    other.close()
 
 
 def test_a_case_with_nothing_in_it_and_a_missing_modality(page: Page, running: Running) -> None:
     open_study(page, running, 3)
-    assert "Used: pet, mr_t1; missing: ct. No label yet." in page.locator("#maml [data-maml=state]").inner_text()
-    show(page, "mr_t1")
-    page.locator("[data-maml=save]").click()
-    message(page, "There is nothing to save for this series")
-    page.locator("[data-maml=empty]").click()
+    assert "Modalities: pet, mr_t1; missing: ct." in said(page, "state")
+    assert "ct" in said(page, "modalities")
+    activate(page, "mr_t1")
+    press(page, "save")
+    message(page, "There is nothing to save yet")
+    press(page, "empty")
     message(page, "An empty segmentation")
-    page.locator("[data-maml=save]").click()
+    press(page, "save")
     assert "organ 0 ml, lesion 0 ml" in message(page, "Saved as the label of this case, on mr_t1")
-    page.locator("#maml [data-maml=state]").get_by_text("Labelled.").wait_for()
+    page.locator("#maml [data-maml=state]").get_by_text("Label: final-0001").wait_for()
+    # drawn, and emptied by mistake
+    stroke(page, "mr_t1")
+    press(page, "save")
+    message(page, "Saved as the label of this case, on mr_t1")
+    press(page, "empty")
+    message(page, "An empty segmentation")
+    press(page, "save")
+    answer(page, "Nothing is there")
+    assert "organ 0 ml, lesion 0 ml" in message(page, "Saved as the label of this case, on mr_t1")
+
+
+def test_a_series_is_said_to_be_something_else(page: Page, running: Running) -> None:
+    study, ct = 2, running.archive.uid(2, "ct")
+    open_study(page, running, study)
+    rows = page.locator("#maml [data-maml=modalities] tr")
+    assert "3-plane localizer" in rows.filter(has_text="localizer").inner_text()
+    chosen = page.locator(f'#maml [data-series="{ct}"]')
+    assert chosen.input_value() == "ct"
+    chosen.select_option("")
+    page.locator("#maml [data-maml=modalities]").get_by_text("missing").wait_for()
+    ready(page)
+    assert sorted(one["id"] for one in page.evaluate(VIEWPORTS)) == ["maml-mr_t1", "maml-pet"]
+    page.locator(f'#maml [data-series="{ct}"]').select_option("ct")
+    page.locator("#maml [data-maml=modalities]").get_by_text("missing").wait_for(state="detached")
+    ready(page)
+    assert sorted(one["id"] for one in page.evaluate(VIEWPORTS)) == ["maml-ct", "maml-mr_t1", "maml-pet"]
+
+
+def test_training_is_followed_to_its_end(page: Page, running: Running) -> None:
+    open_study(page, running, 0)
+    press(page, "train")
+    message(page, "Training has begun.")
+    page.locator("#maml [data-maml=training]").get_by_text(re.compile(r"Training: \w+ \d+/\d+")).wait_for()
+    assert re.search(r"Training has ended: (published v0002|worse than v0001)", message(page, "Training has ended"))
 
 
 def test_the_next_case_is_offered_with_its_reason(page: Page, running: Running) -> None:
@@ -228,37 +420,39 @@ def test_the_next_case_is_offered_with_its_reason(page: Page, running: Running) 
     study, _ = make_study(parse_task(QUICK, "toy"), 21, 0, 24)
     archive.orthanc.add(study.instances())
     uid = str(next(study.instances()).StudyInstanceUID)
-    open_study(page, running, 0)
-    page.locator("[data-maml=next]").click()
-    said = message(page, "Next: ")
-    assert re.search(r"Next: phantom_0\d\d-\d+\. 1 of \d: \w", said), said
+    open_study(page, running, 2)
+    press(page, "next")
+    told = message(page, "Next: ")
+    assert re.search(r"Next: phantom_0\d\d-\d+\. 1 of \d: \w", told), told
     link = page.locator("#maml [data-maml=message] a")
-    assert "StudyInstanceUIDs=" in (link.get_attribute("href") or "")
-    waiting = {archive.study_uid(3), archive.study_uid(4), uid}
-    assert (link.get_attribute("href") or "").split("StudyInstanceUIDs=")[1] in waiting
+    assert (link.get_attribute("href") or "").split("StudyInstanceUIDs=")[1] == uid
     link.click()
     page.locator("#maml [data-maml=state]").get_by_text("No label yet.").wait_for()
 
 
 def test_what_cannot_be_done_is_said(page: Page, running: Running) -> None:
     archive = running.archive
-    open_study(page, running, 0)
-    show(page, "ct")
-    page.locator("[data-maml=run]").click()
+    ct = archive.uid(2, "ct")
+    open_study(page, running, 2)
+    activate(page, "ct")
+    press(page, "run")
     message(page, "Proposal of model")
-    kept = in_viewer(page, archive.uid(0, "ct"))
+    stroke(page, "ct", offset=(-110, 110))
+    kept = in_viewer(page, ct)
     archive.orthanc.stop()
     try:
-        page.locator("[data-maml=save]").click()
-        message(page, "it cannot be reached; is the archive running?")
+        press(page, "save")
+        told = message(page, "Not saved, your drawing is still here")
+        assert "it cannot be reached; is the archive running?" in told
     finally:
         archive.orthanc.start()
-    assert_same(in_viewer(page, archive.uid(0, "ct")), kept)  # nothing drawn is lost
-    page.locator("[data-maml=save]").click()
+    assert_same(in_viewer(page, ct), kept)
+    press(page, "save")
     message(page, "Saved as the label of this case")
-    show(page, "3-plane localizer")
+    thumbnail = page.locator('[data-cy="study-browser-thumbnail"]').filter(has_text="3-plane localizer").first
+    thumbnail.dblclick()
     page.locator("#maml [data-maml=state]").get_by_text("cannot be segmented: localizer").wait_for()
-    page.locator("[data-maml=run]").click()
+    press(page, "run")
     message(page, "cannot be segmented: localizer")
 
 
@@ -271,14 +465,17 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
     page.wait_for_function(
         "() => window.services && window.services.displaySetService.getActiveDisplaySets().length > 2"
     )
-    page.wait_for_timeout(3000)
     done = running.client.info()["datastore"]["completed"]
+    url, wanted = f"{archive.url}/series", {"Modality": "SEG", "StudyInstanceUID": archive.study_uid(1)}
+    before = len(requests.get(url, wanted, timeout=60).json())
     series = page.evaluate(
-        """async () => {
+        """async ct => {
           const { viewportGridService, displaySetService, segmentationService } = window.services;
           const grid = viewportGridService.getState();
-          const [shown] = grid.viewports.get(grid.activeViewportId).displaySetInstanceUIDs;
-          const displaySet = displaySetService.getDisplaySetByUID(shown);
+          const [displaySet] = displaySetService.getDisplaySetsForSeries(ct);
+          const displaySetInstanceUIDs = [displaySet.displaySetInstanceUID];
+          viewportGridService.setDisplaySetsForViewport({ viewportId: grid.activeViewportId, displaySetInstanceUIDs });
+          await new Promise(resolve => setTimeout(resolve, 3000));
           const segments = { 1: { segmentIndex: 1, label: 'organ', active: true } };
           const options = { segmentationId: 'by-hand', label: 'By hand', segments };
           const id = await segmentationService.createLabelmapForDisplaySet(displaySet, options);
@@ -289,11 +486,10 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
           image.getPixelData().fill(1, 100, 140);
           await window.commandsManager.runCommand('storeSegmentation', { segmentationId: id });
           return displaySet.SeriesInstanceUID;
-        }"""
+        }""",
+        archive.uid(1, "ct"),
     )
-    url = f"{archive.url}/series"
-    found = requests.get(url, {"Modality": "SEG", "StudyInstanceUID": archive.study_uid(1)}, timeout=60).json()
-    assert len(found) == 2  # the phantom's truth, and this one
+    assert len(requests.get(url, wanted, timeout=60).json()) == before + 1
     assert running.client.info()["datastore"]["completed"] == done
     # told so, it is read as what was drawn
     store = open_archive(archive.url, parse_task(QUICK, "toy"), Settings(cache=str(tmp_path), foreign_segs="use"))

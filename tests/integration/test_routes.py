@@ -74,6 +74,8 @@ OPEN = {
     "GET /maml/picture/{case_id}": "user",
     "GET /maml/series/{series}": "user",
     "PUT /maml/series/{series}/label": "annotator",
+    "PUT /maml/series/{series}/modality": "reviewer",
+    "GET /maml/series/{series}/overlay": "user",
     "GET /proxy/dicom/{path:path}": "user",
     "POST /proxy/dicom/{path:path}": "annotator",
 }

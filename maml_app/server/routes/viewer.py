@@ -5,26 +5,52 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
 from monailabel.endpoints import ohif
+from pydantic import Field
 
 from maml_app.cases.case import Case
 from maml_app.choosing.store import ScoreStore
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_grid
 from maml_app.labelling.drafts import Drafts
-from maml_app.server.forms import Name
+from maml_app.server.device import Answer
+from maml_app.server.forms import Form, Name, Uid
 from maml_app.server.house import Here, House
-from maml_app.server.identity import Looking
+from maml_app.server.identity import Leading, Looking
 from maml_app.server.routes.history import seen_case
+from maml_app.versions.overlays import DISAGREEMENT, LEVELS, UNCERTAINTY, image_levels
 
 router = APIRouter()
 
+
+class Taken(Form):
+    """What a series is taken for; '' for no modality."""
+
+    modality: Annotated[str, Field(max_length=64)] = ""
+
+
 WORKPLACE = Path(__file__).resolve().parents[2] / "viewer"
-PARTS = ("server.js", "slices.js", "panel.js", "ohif.js", "main.js")  # each uses only those before it
+# each uses only those before it
+PARTS = (
+    "server",
+    "slices",
+    "shapes",
+    "panel",
+    "ohif",
+    "work",
+    "drawing",
+    "saving",
+    "cases",
+    "training",
+    "overlay",
+    "main",
+)
 STATIC = Path(ohif.__file__).with_name("static")
 OHIF = STATIC / "ohif"
 
@@ -46,6 +72,7 @@ def app_config(house: Here, user: Looking) -> Response:
         "labels": [{"name": one.name, "value": one.value, "colour": one.colour} for one in spec.labels],
         "kinds": {modality.name: modality.kind for modality in spec.modalities},
         "windows": {modality.name: modality.window for modality in spec.modalities},
+        "levels": LEVELS,
     }
     stock = (OHIF / "app-config.js").read_text(encoding="utf-8")
     parts = [stock, f"window.maml = {json.dumps(shown)};", workplace()]
@@ -55,7 +82,7 @@ def app_config(house: Here, user: Looking) -> Response:
 
 def workplace() -> str:
     """The viewer's modules as one script: OHIF reads its configuration before any module would be loaded."""
-    texts = [(WORKPLACE / part).read_text(encoding="utf-8") for part in PARTS]
+    texts = [(WORKPLACE / f"{part}.js").read_text(encoding="utf-8") for part in PARTS]
     joined = "\n".join(re.sub(r"^import [^;]*;\n", "", text, flags=re.MULTILINE) for text in texts)
     return "(() => {\n'use strict';\n" + re.sub(r"^export ", "", joined, flags=re.MULTILINE) + "})();\n"
 
@@ -73,11 +100,53 @@ def viewer(user: Looking, path: str) -> FileResponse:
 def study_info(house: Here, user: Looking, study: Name) -> dict[str, Any]:
     """The series of a study's case by modality, and the one to show first."""
     case = house.source.case(study)
+    choices = [
+        {
+            "series": choice.series.key,
+            "words": f"{choice.series.number or ''} {choice.series.attributes.get('SeriesDescription') or ''}".strip(),
+            "modality": choice.modality or "",
+            "why": "; ".join(choice.reasons),
+        }
+        for choice in house.source.choices(case.study)
+    ]
     return {
         "case": case.id,
+        "choices": choices,
         "series": case.series,
         "reference": case.series[case.frame_modality(house.spec.preference)] if case.series else "",
     }
+
+
+@router.put("/maml/series/{series}/modality")
+def set_modality(house: Here, user: Leading, series: Uid, asked: Taken) -> None:
+    """Take a series for another modality of the task, or none, from now on; it goes before every rule."""
+    with house.saving:
+        house.source.set_modality(series, asked.modality)
+
+
+@router.get("/maml/series/{series}/overlay", response_class=Response)
+async def overlay(
+    request: Request,
+    house: Here,
+    user: Looking,
+    series: Name,
+    of: Annotated[Name, Query(description="a modality, `uncertainty` or `disagreement`")],
+) -> Response:
+    """Another modality, or where the model is not sure, on the grid of a series: uint8 levels, column fastest."""
+
+    def work(folder: Path) -> Answer:
+        case, asked = house.source.resolve(series)
+        if of in (UNCERTAINTY, DISAGREEMENT):
+            levels = house.app._infers[house.spec.name].doubt(case, asked, of)
+        else:
+            levels = image_levels(case, of, asked, house.spec)
+        file = folder / "levels"
+        file.write_bytes(np.ascontiguousarray(levels.transpose(2, 1, 0)).tobytes())
+        return Answer(file, {})
+
+    async with house.device.answer(f"overlay {series} {of}", work, request.is_disconnected) as answer:
+        content = await run_in_threadpool(answer.file.read_bytes)
+    return Response(content, media_type="application/octet-stream")
 
 
 @router.get("/maml/picture/{case_id}", response_class=Response)
@@ -97,6 +166,7 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
     case, asked = house.source.resolve(series)
     case = seen_case(house, case, user)
     draft = Drafts(house.source.state).of(case.id, user.name)
+    grid = read_grid(case.grids[asked])
     return {
         "case": case.id,
         "modality": asked,
@@ -108,7 +178,8 @@ def series_info(house: Here, user: Looking, series: Name) -> dict[str, Any]:
         "draft": draft.model_dump(mode="json", exclude={"file"}) if draft else None,
         "model": house.registry.served(),
         "slices": house.source.slices(case, asked),
-        "voxel_ml": read_grid(case.grids[asked]).voxel_ml,
+        "columns": grid.shape[0],
+        "voxel_ml": grid.voxel_ml,
     }
 
 
