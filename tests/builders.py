@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from maml_app.cases.case import FINAL, LabelRef
 from maml_app.cases.history import Told
@@ -20,7 +21,10 @@ from maml_app.imaging.volume import Array
 from maml_app.labelling.incoming import Segment
 from maml_app.labelling.saving import Sent, find_label
 from maml_app.labelling.saving import save as save_label
+from maml_app.network.checkpoint import Checkpoint
+from maml_app.network.ensemble import build_network
 from maml_app.stores.choice import shipped_tasks
+from maml_app.versions.registry import store_model
 
 SHAPE = (12, 10, 8)
 NAMES = {"t1": 300.0, "t1ce": 500.0, "t2": 700.0, "flair": 900.0}  # modality -> intensity of the tissue
@@ -117,3 +121,15 @@ def keep(
     sent = Sent(image, read_label(file), Told(**told), tag, segments, nothing_there)
     entry = save_label(source, source.spec, sent)  # type: ignore[attr-defined]
     return find_label(source.case(entry.case), entry.label)
+
+
+def stored_model(
+    path: Path, spec: TaskSpec, trained_on: dict[str, str] | None = None, seed: int = 0, task: str = ""
+) -> Path:
+    """A model file with weights drawn by the seed."""
+    torch.manual_seed(seed)
+    sizes = len(spec.modalities), spec.classes, spec.network
+    notes = {"trained_on": trained_on or {}, "validated_on": {}}
+    checkpoint = Checkpoint(task or spec.name, spec.signature(), *sizes, spec.training.patch, notes)
+    store_model(path, build_network(*sizes), checkpoint)
+    return path

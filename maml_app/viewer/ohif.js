@@ -175,14 +175,13 @@ export class Viewer {
     return this.planes(view.series);
   }
 
-  /** Planes for an overlay on a series, in these colours, shown below its label. */
+  /** Planes for an overlay on a series, in these colours (value -> RGB), shown below its label. */
   async overlay(view, colours) {
     const id = OVERLAY + view.series;
     const segmentations = this.service('segmentationService');
     if (!this.voxels(id)) {
       const segments = {};
-      colours.forEach((colour, index) => {
-        const segmentIndex = index + 1;
+      colours.forEach((colour, segmentIndex) => {
         segments[segmentIndex] = {
           segmentIndex,
           label: `level ${segmentIndex}`,
@@ -194,7 +193,7 @@ export class Viewer {
       await segmentations.createLabelmapForDisplaySet(view.displaySet, options);
     }
     await segmentations.addSegmentationRepresentation(view.viewportId, { segmentationId: id, type: LABELMAP });
-    colours.forEach((colour, index) => segmentations.setSegmentColor(view.viewportId, id, index + 1, [...colour, 255]));
+    colours.forEach((colour, value) => segmentations.setSegmentColor(view.viewportId, id, value, [...colour, 255]));
     await this.show();
     return this.voxels(id);
   }

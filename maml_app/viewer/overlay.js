@@ -3,6 +3,8 @@
 import { ask } from './server.js';
 import { fill } from './slices.js';
 
+const ABOVE = 100; // labels' values are lower: the viewer has one table of colours for all
+
 /** Colours of the levels 1..count, from dark red by yellow to white. */
 export function hot(count) {
   return Array.from({ length: count }, (_, index) => {
@@ -30,7 +32,13 @@ export class Overlay {
       if (info && info.slices && info.modality !== this.of) {
         const answer = await ask(`/maml/series/${view.series}/overlay?of=${encodeURIComponent(this.of)}`);
         const levels = new Uint8Array(await answer.arrayBuffer());
-        fill(await viewer.overlay(view, hot(task.levels)), levels, info.slices);
+        const colours = new Map(hot(task.levels).map((colour, index) => [ABOVE + index + 1, colour]));
+        const planes = await viewer.overlay(view, colours);
+        fill(
+          planes,
+          levels.map(level => level && ABOVE + level),
+          info.slices,
+        );
         viewer.changed(view.series, true);
       }
     }

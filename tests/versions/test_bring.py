@@ -11,25 +11,15 @@ from typer.testing import CliRunner
 from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError
-from maml_app.network.checkpoint import Checkpoint
-from maml_app.network.ensemble import build_network
 from maml_app.stores.folder import FolderStore
 from maml_app.training.split import split
 from maml_app.versions import bring as module
 from maml_app.versions.bring import bring
 from maml_app.versions.gate import Verdict
-from maml_app.versions.registry import ModelRegistry, store_model
+from maml_app.versions.registry import ModelRegistry
+from tests.builders import stored_model
 
 CPU = torch.device("cpu")
-
-
-def model(path: Path, spec: TaskSpec, trained_on: dict[str, str], seed: int = 0, task: str = "") -> Path:
-    torch.manual_seed(seed)
-    sizes = len(spec.modalities), spec.classes, spec.network
-    notes = {"trained_on": trained_on, "validated_on": {}}
-    checkpoint = Checkpoint(task or spec.name, spec.signature(), *sizes, spec.training.patch, notes)
-    store_model(path, build_network(*sizes), checkpoint)
-    return path
 
 
 @pytest.fixture
@@ -44,18 +34,18 @@ def test_the_first_one_is_served_and_a_worse_one_is_kept(
     registry, cases = ModelRegistry(tmp_path / "models"), store.cases()
     held_out = [case.id for case in split([case for case in cases if case.label], 0.5)[1]]
     assert held_out
-    first = bring(model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
+    first = bring(stored_model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
     assert (first.version, first.served, first.why) == ("v0001", True, "there was no model yet")
     report = registry.report("v0001")
     assert sorted(report["validated_on"]) == sorted(held_out)
     assert report["imported"]["file"] == "a.safetensors"
-    same = bring(model(tmp_path / "b.safetensors", half, {}), registry, half, cases, CPU)
+    same = bring(stored_model(tmp_path / "b.safetensors", half, {}), registry, half, cases, CPU)
     assert (same.served, registry.served()) == (True, "v0002")
     assert same.why == f"not worse than v0001 on {len(held_out)} cases"
     monkeypatch.setattr(
         module, "judge", lambda *_: Verdict(False, "v0002", 2, 0.02, ("lesion from ct: Dice 0, was 1",))
     )
-    worse = bring(model(tmp_path / "c.safetensors", half, {}, seed=1), registry, half, cases, CPU)
+    worse = bring(stored_model(tmp_path / "c.safetensors", half, {}, seed=1), registry, half, cases, CPU)
     assert (worse.served, registry.served(), registry.versions()[-1]) == (False, "v0002", worse.version)
     assert "lesion from ct: Dice 0, was 1" in worse.why
     assert registry.report(worse.version)["gate"]["publish"] is False
@@ -63,9 +53,9 @@ def test_the_first_one_is_served_and_a_worse_one_is_kept(
 
 def test_what_it_was_trained_on_is_no_test(store: FolderStore, half: TaskSpec, tmp_path: Path) -> None:
     registry, cases = ModelRegistry(tmp_path / "models"), store.cases()
-    bring(model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
+    bring(stored_model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
     knows = {case.id: "final-0000" for case in cases}
-    brought = bring(model(tmp_path / "b.safetensors", half, knows), registry, half, cases, CPU)
+    brought = bring(stored_model(tmp_path / "b.safetensors", half, knows), registry, half, cases, CPU)
     assert (brought.served, registry.served()) == (False, "v0001")
     assert "no validation case that it has not seen" in brought.why
 
@@ -73,7 +63,7 @@ def test_what_it_was_trained_on_is_no_test(store: FolderStore, half: TaskSpec, t
 def test_a_file_that_is_no_model_of_the_task_is_refused(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
-    other = model(tmp_path / "other.safetensors", spec, {}, task="another")
+    other = stored_model(tmp_path / "other.safetensors", spec, {}, task="another")
     for file in (tmp_path / "junk.safetensors", other, tmp_path / "none.safetensors"):
         with pytest.raises(ModelError, match="expected"):
             bring(file, registry, spec, store.cases(), CPU)
@@ -84,7 +74,7 @@ def test_the_command_says_what_became_of_it(studies: Path, spec: TaskSpec, tmp_p
     from tests.conftest import TOY
 
     (studies / "task.yaml").write_text(TOY)
-    file = model(tmp_path / "a.safetensors", spec, {})
+    file = stored_model(tmp_path / "a.safetensors", spec, {})
     ask = ["models", "import", str(file), "--studies", str(studies), "--models", str(tmp_path / "models")]
     answer = CliRunner().invoke(app, ask)
     assert answer.exit_code == 0, answer.output

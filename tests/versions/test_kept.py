@@ -21,8 +21,7 @@ from maml_app.versions import predict as module
 from maml_app.versions.kept import Kept
 from maml_app.versions.overlays import LEVELS, doubt_levels, image_levels
 from maml_app.versions.predict import Model, load_model, segment
-from tests.builders import brain, oblique, save, shipped, tissue
-from tests.versions.test_bring import model as stored
+from tests.builders import brain, oblique, save, shipped, stored_model, tissue
 
 BRATS = shipped("brats_mr")
 CPU = torch.device("cpu")
@@ -36,7 +35,7 @@ def case(tmp_path: Path) -> Case:
 
 @pytest.fixture
 def model(tmp_path: Path, small: TaskSpec) -> Model:
-    return load_model(stored(tmp_path / "m.safetensors", small, {}), small, "v0001", CPU)
+    return load_model(stored_model(tmp_path / "m.safetensors", small), small, "v0001", CPU)
 
 
 @pytest.fixture
