@@ -12,6 +12,7 @@ from rich.console import Console
 from maml_app.commands.archive import import_labels
 from maml_app.commands.check import check
 from maml_app.commands.common import out
+from maml_app.commands.correct import correct
 from maml_app.commands.evaluate import evaluate
 from maml_app.commands.infer import infer
 from maml_app.commands.labels import labels_app
@@ -53,7 +54,7 @@ app.command(
     epilog="Settings, each as --conf NAME VALUE or as the environment variable MAML_NAME:\n\n" + serving_help(),
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(serve)
-for command in (check, plan, train, evaluate, infer, queue, simulate, phantom):
+for command in (check, plan, train, evaluate, infer, queue, simulate, correct, phantom):
     app.command()(command)
 app.command("import-labels")(import_labels)
 app.add_typer(labels_app, name="labels")

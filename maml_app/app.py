@@ -28,6 +28,7 @@ from maml_app.server.scratch import remove_left_behind, scratch_folder
 from maml_app.server.welcome import welcome
 from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task, is_archive, open_studies
+from maml_app.tasks.correct import CLICKS, CorrectCase
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.scoring import ScoreCases
@@ -72,7 +73,8 @@ class MamlApp(MONAILabelApp):
         return CaseDatastore(self.source, self.spec, self.studies)
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {self.spec.name: SegmentCase(self.source, self.spec, self.registry)}
+        segmenting = SegmentCase(self.source, self.spec, self.registry)
+        return {self.spec.name: segmenting, f"{self.spec.name}{CLICKS}": CorrectCase(segmenting)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         trainer = TrainEnsemble(

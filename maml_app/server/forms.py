@@ -80,9 +80,24 @@ class InferParams(Form):
 
     def task_request(self) -> dict[str, Any]:
         """What the infer task reads."""
-        return self.model_dump(mode="json", include={"grid", "convention", "device", "result_extension"}) | {
-            "result_compress": self.result_compress
-        }
+        names = {"grid", "convention", "device", "result_extension", "foreground", "background", "label"}
+        return self.model_dump(mode="json", include=names) | {"result_compress": self.result_compress}
+
+
+class Point(BaseModel):
+    """A click: where, in mm of the patient (LPS, as DICOM), and whether the label is there."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    place: Annotated[list[Annotated[float, Field(ge=-1e5, le=1e5)]], Field(min_length=3, max_length=3)]
+    inside: bool
+
+
+class CorrectParams(Form):
+    """What a correction may be told: the label that is clicked, and its clicks, the newest last."""
+
+    label: Text
+    clicks: Annotated[list[Point], Field(min_length=1, max_length=200)]
 
 
 class TrainParams(Form):

@@ -80,7 +80,7 @@ class SegmentCase(InferTask):
 
     def _answer(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         began = time.monotonic()
-        case, asked = self._asked(request)
+        case, asked = self.asked(request)
         convention = _choice(request, "convention", OWN)
         check_convention(self.spec, convention, comes_back=True)
         model = self.model(_choice(request, "device", ""))
@@ -93,13 +93,7 @@ class SegmentCase(InferTask):
             "" if request.get("upload") else self._keep(case, Volume(result.label, result.grid.affine), model.version)
         )
         label = from_task_values(result.label, self.spec, convention)
-        extension = str(request.get("result_extension") or ".nii.gz")
-        extension = extension if extension.startswith(".") else f".{extension}"
-        if extension not in (".nii.gz", ".nii", ".nrrd"):  # it becomes part of a path: nothing else may
-            raise ImageError(f"expected result_extension as .nii.gz, .nii or .nrrd, got {extension!r}")
-        folder = request.get("folder") or private_folder("answers")
-        file = Path(folder) / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
-        write_label(file, label, result.grid.affine, compress=bool(request.get("result_compress", True)))
+        file = write_answer(request, case, Volume(label, result.grid.affine))
         seconds = round(time.monotonic() - began, 2)
         params = {
             "label_names": {one.name: one.value for one in self.spec.labels},
@@ -125,7 +119,8 @@ class SegmentCase(InferTask):
         """Keep the proposal, so that a save can tell what was changed; returns its hash."""
         return Proposals(self.source.state).keep(case.id, label, version)
 
-    def _asked(self, request: dict[str, Any]) -> tuple[Case, str]:
+    def asked(self, request: dict[str, Any]) -> tuple[Case, str]:
+        """The case and image that a request is about. Raises CaseError as `CaseSource.resolve`."""
         upload = request.get("upload")
         if upload:
             modality = _choice(request, "grid", "reference")
@@ -142,6 +137,22 @@ class SegmentCase(InferTask):
                 raise CaseError(f"case {case.id}: expected grid to be one of {sorted(case.grids)}, got {grid!r}")
             asked = grid
         return case, asked
+
+
+def write_answer(request: dict[str, Any], case: Case, label: Volume) -> Path:
+    """Write a label map as a request wants it.
+
+    Raises:
+        ImageError: in a format that is not offered.
+    """
+    extension = str(request.get("result_extension") or ".nii.gz")
+    extension = extension if extension.startswith(".") else f".{extension}"
+    if extension not in (".nii.gz", ".nii", ".nrrd"):  # it becomes part of a path: nothing else may
+        raise ImageError(f"expected result_extension as .nii.gz, .nii or .nrrd, got {extension!r}")
+    folder = request.get("folder") or private_folder("answers")
+    file = Path(folder) / f"{case.id}-{uuid.uuid4().hex[:12]}{extension}"
+    write_label(file, label.voxels, label.affine, compress=bool(request.get("result_compress", True)))
+    return file
 
 
 def _choice(request: dict[str, Any], key: str, default: str) -> str:

@@ -74,6 +74,7 @@ OPEN = {
     "GET /maml/picture/{case_id}": "user",
     "GET /maml/series/{series}": "user",
     "PUT /maml/series/{series}/label": "annotator",
+    "POST /maml/series/{series}/correct": "user",
     "PUT /maml/series/{series}/modality": "reviewer",
     "GET /maml/series/{series}/overlay": "user",
     "GET /proxy/dicom/{path:path}": "user",

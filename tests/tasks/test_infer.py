@@ -91,7 +91,7 @@ def test_memory_that_is_full_is_told(
     def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(predict, "predict", full)
+    monkeypatch.setattr(predict, "predict_opinions", full)
     refused(lambda: infer({"image": "phantom_000"}), 400, "case phantom_000: expected memory for ")
 
 

@@ -87,7 +87,7 @@ def test_memory_is_estimated_from_a_small_patch(spec: TaskSpec) -> None:
 
 def test_the_plan_is_a_task_with_its_own_values_replaced() -> None:
     shipped = load_task(ROOT / "apps" / "liver_multiphase_ct")
-    made = make_plan(found((0.8, 0.8, 2), (300, 250, 200), windows_hu={"arterial": (-20.0, 190.0)}), shipped, 2)
+    made = make_plan(found((0.8, 0.8, 2), (300, 250, 200), windows_hu={"arterial": (-20.0, 190.0)}), shipped, 0.4)
     content = made.applied(shipped.model_dump(mode="json", exclude_defaults=True))
     task = parse_task(str(content), "planned")  # a mapping is YAML
     assert [modality.window for modality in task.modalities][:2] == [(-160, 240), (-20, 190)]

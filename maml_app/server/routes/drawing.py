@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from maml_app.cases.case import Case
+from maml_app.correcting.correct import Click, Marked
 from maml_app.errors import LabelError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import resample_label
@@ -18,7 +21,8 @@ from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.labelling.drafts import Draft, Drafts
 from maml_app.labelling.proposals import Proposals
 from maml_app.labelling.saving import Sent, find_label
-from maml_app.server.forms import LabelParams, Name, Uid, parsed
+from maml_app.server.device import Answer
+from maml_app.server.forms import CorrectParams, LabelParams, Name, Uid, parsed
 from maml_app.server.house import Here, House
 from maml_app.server.identity import Drawing, Looking, User
 from maml_app.server.routes.history import seen_case
@@ -29,6 +33,7 @@ router = APIRouter()
 DRAFT = "draft"
 Voxels = Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")]
 Slices = Annotated[str, Form(description="JSON list of the slices, in the order of the voxels")]
+Asked = Annotated[str, Form(description="JSON: label, clicks")]
 Params = Annotated[str, Form(description="JSON: parent, proposal, model_version, drawn, author, nothing_there")]
 
 
@@ -85,6 +90,35 @@ def save_voxels(
         "volume_ml": {name: round(entry.volume_ml.get(name, 0.0), 2) for name in house.spec.label_values.values()},
         "changes": {name: change.model_dump() for name, change in entry.changes.items()},
     }
+
+
+@router.post("/maml/series/{series}/correct", response_class=Response)
+async def correct(
+    request: Request, house: Here, user: Looking, series: Uid, voxels: Voxels, slices: Slices, params: Asked
+) -> Response:
+    """The label drawn on a series after the newest click: uint8, column fastest, in the server's order of slices.
+
+    The headers X-Gained-Ml and X-Lost-Ml say how much the label grew and shrank.
+    """
+    told = parsed(params, CorrectParams, "params")
+    value = house.spec.value_of(told.label)
+    if value is None:
+        raise LabelError(f"expected a label of {[one.name for one in house.spec.labels]}, got {told.label!r}")
+    case, asked = await run_in_threadpool(house.source.resolve, series)
+    label = await run_in_threadpool(_drawn, house, case, asked, voxels, slices)
+    # DICOM's x and y run to the left and to the back, ours to the right and to the front
+    clicks = [Click((-point.place[0], -point.place[1], point.place[2]), point.inside) for point in told.clicks]
+
+    def work(folder: Path) -> Answer:
+        found = house.app._infers[f"{house.spec.name}_clicks"].mend(case, label, Marked(value, clicks))
+        file = folder / "label"
+        file.write_bytes(np.ascontiguousarray(found.label.voxels.transpose(2, 1, 0)).tobytes())
+        return Answer(file, {"gained": found.gained_ml, "lost": found.lost_ml})
+
+    async with house.device.answer("", work, request.is_disconnected) as answer:
+        content = await run_in_threadpool(answer.file.read_bytes)
+    headers = {"X-Gained-Ml": f"{answer.params['gained']:.2f}", "X-Lost-Ml": f"{answer.params['lost']:.2f}"}
+    return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 @router.put("/maml/series/{series}/draft")

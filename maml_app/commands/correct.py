@@ -1,0 +1,90 @@
+"""`python -m maml_app correct --simulate`: what clicks are worth, played on labelled cases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from maml_app.commands.common import (
+    Cases,
+    Device,
+    Json,
+    Studies,
+    TaskOption,
+    labelled_cases,
+    open_task,
+    out,
+    print_json,
+    progress_bar,
+)
+from maml_app.errors import MamlError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from maml_app.correcting.annotator import Session
+
+SHOWN = (0, 1, 3, 5, 10)
+
+
+def correct(
+    studies: Studies,
+    simulate: Annotated[bool, typer.Option("--simulate", help="play an annotator on labelled cases")] = False,
+    model: Annotated[Path | None, typer.Option(help="a model file; without it clicks start from nothing")] = None,
+    task: TaskOption = "",
+    cases: Cases = "",
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="clicks a label")] = 10,
+    only: Annotated[str, typer.Option(help="the one modality that clicks look at; without it all of them")] = "",
+    device: Device = "",
+    as_json: Json = False,
+) -> None:
+    """Click on labelled cases as an annotator would, always into the largest error, and print what it brings.
+
+    The cases should be none that the model was trained on. Clicks of people are a server's: see docs/interactive.md.
+    """
+    from maml_app.correcting.annotator import Annotator
+    from maml_app.correcting.correct import Corrector, empty
+    from maml_app.imaging.labels import read_case_label
+    from maml_app.imaging.volume import Volume
+    from maml_app.versions.predict import load_model, pick_device, segment
+
+    if not simulate:
+        raise MamlError("expected --simulate: people click in a viewer, and the server answers them")
+    spec, source = open_task(studies, task)
+    if only and only not in spec.modality_names:
+        raise MamlError(f"--only: expected one of {list(spec.modality_names)}, got {only!r}")
+    loaded = load_model(model, spec, model.name, pick_device(device)) if model else None
+    annotator = Annotator(Corrector(spec, (only,) if only else ()), loaded, rounds)
+    chosen = labelled_cases(source, spec, cases)
+    sessions: list[Session] = []
+    with progress_bar("clicking", len(chosen)) as tick:
+        for case in chosen:
+            tick(case.id)
+            truth = read_case_label(case, spec)
+            asked = next(name for name in case.grids if truth.grid.same_as(empty(case, name).grid))
+            start = empty(case, asked)
+            if loaded:
+                start = Volume(segment(loaded, case, asked, spec).label, start.affine)
+            sessions += [annotator.play(case, truth, start, value) for value in spec.label_values]
+    if as_json:
+        print_json([{**asdict(session), "harmful": session.harmful} for session in sessions])
+        return
+    out.print(_table(sessions, rounds))
+    clicks, harmful = sum(one.clicks for one in sessions), sum(one.harmful for one in sessions)
+    out.print(f"{harmful} of {clicks} clicks made it worse")
+
+
+def _table(sessions: Sequence[Session], rounds: int) -> Table:
+    shown = [count for count in SHOWN if count <= rounds]
+    table = Table(title="Dice after so many clicks")
+    for heading in ("label", "cases", *map(str, shown)):
+        table.add_column(heading)
+    for label in dict.fromkeys(session.label for session in sessions):
+        of_label = [session for session in sessions if session.label == label]
+        means = [sum(one.dice[count] for one in of_label) / len(of_label) for count in shown]
+        table.add_row(label, str(len(of_label)), *(f"{mean:.3f}" for mean in means))
+    return table

@@ -1,0 +1,82 @@
+"""An annotator who clicks, played: always into the largest error, near its middle."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from maml_app.cases.case import Case
+from maml_app.correcting.correct import Click, Corrector, Marked
+from maml_app.evaluation.metrics import dice
+from maml_app.imaging.volume import Array, Volume
+from maml_app.versions.predict import Model
+
+NEAR_MIDDLE = 0.8  # of the largest depth in an error: as deep a click lies at least
+
+
+@dataclass(frozen=True)
+class Session:
+    """One label of one case, clicked: Dice before the first click and after each, and each correction's seconds."""
+
+    case: str
+    label: str
+    dice: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def clicks(self) -> int:
+        return len(self.seconds)
+
+    @property
+    def harmful(self) -> int:
+        """How many clicks made it worse."""
+        after = self.dice[: self.clicks + 1]
+        return sum(new < old for old, new in itertools.pairwise(after))
+
+
+def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator) -> Click | None:
+    """Where a person would click next: inside the largest connected part of what is wrong; None if nothing is.
+
+    Args:
+        truth: label map on the label's grid.
+    """
+    wanted = truth == value
+    wrong = (label.voxels == value) ^ wanted
+    parts, count = ndimage.label(wrong)
+    if not count:
+        return None
+    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    depth = ndimage.distance_transform_edt(largest, sampling=label.grid.spacing_mm)
+    places = np.argwhere(depth >= NEAR_MIDDLE * depth.max())
+    place = places[rng.integers(len(places))]
+    x, y, z = (label.affine @ (*place, 1.0))[:3]
+    return Click((float(x), float(y), float(z)), bool(wanted[tuple(place)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Annotator:
+    """Clicks on cases until they are right, or so many times."""
+
+    corrector: Corrector
+    model: Model | None
+    rounds: int = 10
+
+    def play(self, case: Case, truth: Volume, start: Volume, value: int) -> Session:
+        """Click on one label, beginning with a label map on the truth's grid."""
+        rng = np.random.default_rng(0)
+        label, clicks, seconds = start, list[Click](), list[float]()
+        scores = [dice(label.voxels, truth.voxels, [value]) or 0.0]
+        for _ in range(self.rounds):
+            click = next_click(label, truth.voxels, value, rng)
+            if click:
+                clicks.append(click)
+                began = time.perf_counter()
+                label = self.corrector.correct(case, label, Marked(value, clicks), self.model).label
+                seconds.append(time.perf_counter() - began)
+            scores.append(dice(label.voxels, truth.voxels, [value]) or 0.0)
+        name = self.corrector.spec.label_values[value]
+        return Session(case.id, name, tuple(scores), tuple(seconds))
