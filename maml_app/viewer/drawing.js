@@ -4,9 +4,12 @@ import { copySlice, restore } from './slices.js';
 import { interpolate, lesions } from './shapes.js';
 import { press, showLesions } from './panel.js';
 
+const LOOKING = [undefined, 'WindowLevel', 'Click']; // tools that draw nothing with the mouse
+
 export class Drawing {
   constructor(app) {
     this.app = app;
+    this.tool = undefined;
   }
 
   chooseLabel() {
@@ -34,7 +37,7 @@ export class Drawing {
   drawn() {
     const { work, viewer, tell } = this.app;
     const view = viewer.active();
-    if (work.quiet || this.app.busy || !view || !viewer.planes(view.series)) {
+    if (work.quiet || this.app.busy || LOOKING.includes(this.tool) || !view || !viewer.planes(view.series)) {
       return;
     }
     if (view.series !== work.editing) {
@@ -51,7 +54,13 @@ export class Drawing {
       tell('Drawing is for slices as they were acquired; reformats are for looking.', 'error');
       return;
     }
-    if (work.steps.take(planes).length) {
+    this.taken();
+  }
+
+  /** What changed is a step, which can be undone. */
+  taken() {
+    const { work } = this.app;
+    if (work.steps.take(work.planes()).length) {
       work.touch();
       this.app.showSaved();
       this.showLesions();
@@ -75,6 +84,7 @@ export class Drawing {
 
   undo() {
     this.move(planes => this.app.work.steps.undo(planes));
+    this.app.clicks.undone();
   }
 
   redo() {
@@ -119,7 +129,7 @@ export class Drawing {
     }
     copySlice(planes, from, to, Number(box.label.value));
     viewer.changed(work.editing);
-    this.drawn();
+    this.taken();
     viewer.goTo(view.viewportId, to);
   }
 
@@ -132,7 +142,7 @@ export class Drawing {
     const info = work.known.get(work.editing);
     const filled = interpolate(work.planes(), info.slices, info.columns, Number(box.label.value));
     viewer.changed(work.editing);
-    this.drawn();
+    this.taken();
     tell(filled ? `${filled} slices were filled in.` : 'There are no empty slices between drawn ones of this label.');
   }
 

@@ -14,6 +14,7 @@ import { Saving } from './saving.js';
 import { Cases } from './cases.js';
 import { Training } from './training.js';
 import { Overlay } from './overlay.js';
+import { Clicks } from './clicks.js';
 
 const DRAFT_MS = 2000; // how often it is asked whether a draft is due
 const SETTLED_MS = 150;
@@ -39,6 +40,7 @@ class App {
     this.cases = new Cases(this);
     this.training = new Training(this);
     this.overlay = new Overlay(this);
+    this.clicks = new Clicks(this);
   }
 
   /** Whether our panel is on the page. */
@@ -217,7 +219,13 @@ class App {
     const listen = (target, name, action) =>
       target.addEventListener(name, action, { signal: this.listening.signal, capture: true });
     listen(document, 'keydown', event => this.key(event));
-    listen(document, 'pointerup', () => setTimeout(() => this.shown() && this.drawing.drawn(), SETTLED_MS));
+    listen(document, 'pointerdown', event => this.clicks.down(event));
+    listen(document, 'pointerup', event => {
+      setTimeout(() => this.shown() && this.drawing.drawn(), SETTLED_MS);
+      if (this.shown()) {
+        this.clicks.up(event);
+      }
+    });
     listen(window, 'beforeunload', event => {
       if (work.dirty) {
         event.preventDefault();

@@ -274,7 +274,20 @@ export class Viewer {
     this.render();
   }
 
-  useTool(toolName, size) {
+  /** Where a mouse event lies in the patient (LPS, mm), on a series of the case shown as acquired; null elsewhere. */
+  placeAt(event) {
+    for (const { viewportId } of this.views()) {
+      const viewport = this.cornerstone(viewportId);
+      if (viewport && viewport.element.contains(event.target) && this.acquired(viewportId)) {
+        const { left, top } = viewport.canvas.getBoundingClientRect();
+        return [...viewport.canvasToWorld([event.clientX - left, event.clientY - top])];
+      }
+    }
+    return null;
+  }
+
+  useTool(tool, size) {
+    const toolName = tool === 'Click' ? 'WindowLevel' : tool; // our own; a drag still changes the window
     for (const toolGroupId of TOOL_GROUPS) {
       this.managers.commandsManager.runCommand('setToolActive', { toolName, toolGroupId });
       window.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(toolGroupId, size);

@@ -8,6 +8,7 @@ const MESSAGE =
 const PRESSED = '2px solid #ffd23c';
 
 export const TOOLS = [
+  ['Click', 'Click', 'k'],
   ['CircularBrush', 'Brush', 'b'],
   ['SphereBrush', 'Sphere', 's'],
   ['ThresholdCircularBrush', 'Threshold', 't'],
@@ -89,7 +90,7 @@ export function build(task, on) {
   for (const [tool, name, key] of TOOLS) {
     const one = button(name, tool, () => on.tool(tool));
     one.setAttribute('aria-pressed', 'false');
-    one.title = `${name} (${key.toUpperCase()})`;
+    one.title = `${name} (${key.toUpperCase()})${tool === 'Click' ? ': adds around it; with Shift takes away' : ''}`;
     made.tools.set(tool, one);
   }
   made.train = button('Train', 'train', on.train);
@@ -138,7 +139,11 @@ export function build(task, on) {
 
 function keys() {
   const tools = TOOLS.map(([, name, key]) => `${key.toUpperCase()} ${name.toLowerCase()}`);
-  return make('div', {}, [...tools, 'Ctrl+Z undo', 'Ctrl+Y redo', '1–9 label', 'V show or hide'].join(' · '));
+  return make(
+    'div',
+    {},
+    [...tools, 'Ctrl+Z undo', 'Ctrl+Y redo', '1–9 label', 'V show or hide', 'Shift+click takes away'].join(' · '),
+  );
 }
 
 export function press(made, tool) {

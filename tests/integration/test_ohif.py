@@ -289,6 +289,61 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), painted)
 
 
+WORLD = """([id, x, y]) => {
+  const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
+  const { left, top } = viewport.canvas.getBoundingClientRect();
+  return [...viewport.canvasToWorld([x - left, y - top])];
+}"""
+
+
+def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running: Running) -> None:
+    ct, mr = running.archive.uid(4, "ct"), running.archive.uid(4, "mr_t1")
+    case = running.archive.studies[4][1]
+    open_study(page, running, 4)
+    activate(page, "ct")
+    press(page, "run")
+    message(page, "Proposal of model v000")
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    before = in_viewer(page, ct)
+    page.locator("[data-maml=label]").select_option("2")
+    press(page, "Click")
+    # on the MR, whose slices are other ones: the label lies on CT and is mended there
+    at = viewport(page, "mr_t1")
+    x, y = at["x"] - 60, at["y"] + 70
+    left, back, up = page.evaluate(WORLD, ["maml-mr_t1", x, y])
+
+    def value(series: str, modality: str) -> int:
+        grid = case.images[modality].grid
+        column, row, place = np.round(np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[:3].astype(int)
+        slices = requests.get(f"{running.server.url}/maml/series/{series}", timeout=60).json()["slices"]
+        return int(in_viewer(page, series)[slices[place]].reshape(grid.shape[1], grid.shape[0])[row, column])
+
+    old = value(ct, "ct")
+    assert old != 2
+    page.mouse.click(x, y)
+    told = message(page, "lesion: ")
+    assert re.search(r"lesion: \d+\.\d\d ml added, 0\.00 ml taken away", told), told
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    after = in_viewer(page, ct)
+    assert value(ct, "ct") == (2 if old == 0 else old)  # what is organ is not taken from the organ
+    draft = requests.get(f"{running.server.url}/maml/series/{mr}/label", {"label": "draft"}, timeout=60).content
+    x_size, y_size, z_size = case.images["mr_t1"].grid.shape
+    expected = np.frombuffer(draft, np.uint8).reshape(z_size, y_size, x_size).transpose(2, 1, 0)
+    assert_same(in_viewer(page, mr), on_server(running, mr, expected))
+    if old == 0:
+        page.keyboard.down("Shift")
+        page.mouse.click(x, y)
+        page.keyboard.up("Shift")
+        page.locator("#maml [data-maml=message]").get_by_text(re.compile("0.00 ml added, ")).wait_for()
+        page.locator("#maml [data-maml=save]:enabled").wait_for()
+        assert value(ct, "ct") == 0
+        press(page, "undo")
+        assert_same(in_viewer(page, ct), after)
+    press(page, "undo")
+    assert_same(in_viewer(page, ct), before)
+    page.screenshot(path=ARTEFACTS / "clicks.png")
+
+
 def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> None:
     series = running.archive.uid(0, "mr_t1")
     open_study(page, running, 0)

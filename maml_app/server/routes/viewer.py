@@ -49,6 +49,7 @@ PARTS = (
     "cases",
     "training",
     "overlay",
+    "clicks",
     "main",
 )
 STATIC = Path(ohif.__file__).with_name("static")
