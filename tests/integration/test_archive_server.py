@@ -67,6 +67,42 @@ def test_info_and_next_name_the_study_and_its_reference_series(running: Running)
     assert sample["PatientID"] == f"phantom_00{number}-3"
 
 
+def test_clicks_find_a_lesion_before_there_is_a_model(running: Running) -> None:
+    """As 3D Slicer's code sends them: voxel indices of the image it shows, here an oblique series."""
+    case = running.archive.studies[4][1]
+    model = running.client.info()["models"]["toy_clicks"]
+    assert (model["type"], list(model["labels"])) == ("deepgrow", ["organ", "lesion"])
+    for modality in ("mr_t1", "pet"):
+        grid = case.images[modality].grid
+        wanted = resample_label(case.label.voxels, case.label.grid, grid) == 2
+        places = np.argwhere(wanted)
+        middle = places[np.argmin(np.linalg.norm(places - places.mean(axis=0), axis=1))]
+        params = {"foreground": [middle.tolist()], "background": [], "label": "lesion", "result_extension": ".nrrd"}
+        file, told = running.client.infer("toy_clicks", running.archive.uid(4, modality), params)
+        mask = read_label(Path(file))
+        assert mask.grid.same_as(grid)
+        assert set(np.unique(mask.voxels)) == {0, 1}
+        assert mask.voxels[tuple(middle)] == 1
+        assert told["gained_ml"] == pytest.approx(mask.voxels.sum() * grid.voxel_ml, abs=0.01)
+        centre = grid.affine[:3, :3] @ (np.argwhere(mask.voxels).mean(axis=0) - middle)
+        assert np.linalg.norm(centre) < 15
+        # a click outside takes its surroundings away again
+        edge = places[np.argmax(np.linalg.norm(places - middle, axis=1))]
+        params["background"] = [edge.tolist()]
+        file, _ = running.client.infer("toy_clicks", running.archive.uid(4, modality), params)
+        assert read_label(Path(file)).voxels[tuple(edge)] == 0
+    url = f"{running.server.url}/infer/toy_clicks"
+    for params, sentence in (
+        ({}, "expected clicks: foreground, background, or both"),
+        ({"foreground": [[900, 1, 1]]}, "expected clicks within the images"),
+        ({"foreground": [[1, 1, 1]], "label": "spleen"}, "expected a label of"),
+    ):
+        query = {"image": running.archive.uid(4, "ct")}
+        answer = requests.post(url, {"params": json.dumps(params)}, params=query, timeout=120)
+        assert answer.status_code in (400, 404)
+        assert sentence in answer.json()["detail"]
+
+
 def test_every_series_gets_the_same_finding_on_its_own_grid(trained: Running) -> None:
     archive = trained.archive
     masks = {name: infer(trained, archive.uid(4, name))[0] for name in ("ct", "pet", "mr_t1")}
