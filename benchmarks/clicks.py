@@ -1,7 +1,7 @@
 """What clicks are worth: an annotator is played on patients that the model has not seen, fold by fold.
 
-Each row is one way to correct: all modalities, one of them alone, and all of them without a model, from nothing. Times are
-ratios to a whole inference of the same case, in the same process.
+Each row is one way to correct: all modalities, one of them alone, and all of them without a model, from nothing. Times
+are ratios to a whole inference of the same case, in the same process.
 """
 
 from __future__ import annotations
