@@ -19,8 +19,14 @@ NO_LEARNING_TOGETHER: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0
 # what differs from the task file, by section
 RIVALS: dict[str, dict[str, Change]] = {
     OURS: {},
-    "early_fusion_dropout": {"network": {"kind": "early-fusion", "fusion_width": 1.75}},
-    "early_fusion_dropout_double": {"network": {"kind": "early-fusion", "fusion_width": 2.5}},
+    "early_fusion_dropout": {
+        "network": {"kind": "early-fusion", "fusion_width": 1.75},
+        "training": {"each_alone": False},
+    },
+    "early_fusion_dropout_double": {
+        "network": {"kind": "early-fusion", "fusion_width": 2.5},
+        "training": {"each_alone": False},
+    },
     "early_fusion": {
         "network": {"kind": "early-fusion", "fusion_width": 1.75},
         "training": {"modality_dropout": 0.0},
@@ -38,6 +44,7 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "attention_alone": {"network": {"head": "light"}},
     "own_decoders": {"network": {"shared_decoder": False}},
     "attention_alone_own_decoders": {"network": {"head": "light", "shared_decoder": False}},
+    "without_each_alone": {"training": {"each_alone": False}},
     "without_mutual": {"loss": {"mutual": 0.0}},
     "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0}},
     "without_consistency": {"loss": {"consistency": 0.0}},

@@ -44,7 +44,8 @@ class Training(Strict):
 
     `folds` of cross-validation while no labelled patient is kept for validation (0: none). `new_labels`: how many times
     an epoch a case is drawn whose label the served model has not seen; the others once. `modality_dropout`: how often a
-    random part of the modalities is drawn for a case, else all of them. `optimiser` adamw with a cosine, or sgd with
+    random part of the modalities is drawn for a case, else all of them; `each_alone`: besides, every modality by itself
+    learns to answer in every step. `optimiser` adamw with a cosine, or sgd with
     Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `clip`: largest norm of the gradient; 0:
     none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
     of a run the validation cases are scored, for people to see. `alone`: share of the steps in which every expert
@@ -63,6 +64,7 @@ class Training(Strict):
     alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
     experts_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
+    each_alone: bool = True
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
     flips: tuple[bool, bool, bool] = (True, True, True)
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2

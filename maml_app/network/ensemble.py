@@ -1,7 +1,7 @@
 """The MAML ensemble and its early-fusion rival, under one interface.
 
-`forward(images (B, M, X, Y, Z), presence (B, M) bool, subset (B, M) bool | None) -> Outputs`; every row of presence
-holds at least one modality, and `subset` is a non-empty part of it.
+`forward(images (B, M, X, Y, Z), presence (B, M) bool, parts (P, B, M) bool | None) -> Outputs`; every row of presence
+holds at least one modality, and each of `parts` is a non-empty part of it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Outputs:
 
     Attributes:
         fused: logits (B, K, X, Y, Z) from all present modalities, then coarser deep-supervision logits, if any.
-        subset: logits (B, K, X, Y, Z) from the subset alone, if one was asked for.
+        parts: logits (B, K, X, Y, Z) from each part alone that was asked for.
         experts: modality index -> (rows (B,) bool in which it is present, its own logits, finest first).
     """
 
     fused: list[torch.Tensor]
-    subset: torch.Tensor | None = None
+    parts: list[torch.Tensor] = field(default_factory=list)
     experts: ByExpert = field(default_factory=dict)
 
 
@@ -124,12 +124,12 @@ class MamlEnsemble(nn.Module):
         """How much the head looks at each modality (B, M, X, Y, Z): its attention, averaged over features."""
         return self._attend(*self.decode(self.encode(images, presence), presence), presence)[1].mean(dim=2)
 
-    def forward(self, images: torch.Tensor, presence: torch.Tensor, subset: torch.Tensor | None = None) -> Outputs:
+    def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
         encoded = self.encode(images, presence)
         features, opinions = self.decode(encoded, presence)
         fused = self.fuse(features, opinions, presence)
-        part = None if subset is None else self._of_part(encoded, features, opinions, subset)
-        return Outputs([fused], part, opinions)
+        said = [] if parts is None else [self._of_part(encoded, features, opinions, part) for part in parts]
+        return Outputs([fused], said, opinions)
 
     def _of_part(
         self, encoded: ByExpert, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor
@@ -167,9 +167,9 @@ class EarlyFusion(nn.Module):
         wide = [round(channel * settings.fusion_width) for channel in settings.channels]
         self.unet = UNet(modalities, classes, wide, settings.strides)
 
-    def forward(self, images: torch.Tensor, presence: torch.Tensor, subset: torch.Tensor | None = None) -> Outputs:
-        """As the ensemble, but with a subset only that is run: one pass a step, as modality dropout does."""
-        kept = presence if subset is None else subset
+    def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
+        """As the ensemble, but with the last part only: one pass a step, as modality dropout does."""
+        kept = presence if parts is None else parts[-1]
         images = images.contiguous(memory_format=LAYOUT)
         features = self.unet.features(images * kept[:, :, None, None, None])
         return Outputs(self.unet.logits(features, deep=self.training))

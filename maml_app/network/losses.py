@@ -4,11 +4,11 @@ fused        fused prediction against truth: the answer itself; Dice + cross-ent
 experts      each expert against truth: the intra-modality loss of arXiv 2107.09842; an expert segments alone
 mutual       each expert against the detached fused prediction: knowledge passes between modalities, arXiv 2107.09842
              and deep mutual learning, arXiv 1706.00384; KL over the foreground
-subset       fusion of a random subset against truth: modality dropout in the head; the experts' features serve both
-             predictions, so it costs no second pass
-consistency  fusion of a random subset against the detached full fusion: self-distillation from more to fewer
-ranking      by how much the full fusion is worse than that of a subset: more modalities must not do worse, the
-             "more versus fewer" hinge of SimMLM, arXiv 2507.19264; the subset's loss is detached, so that the hinge is
+subset       fusion of parts of the modalities against truth, the mean over them: modality dropout in the head; the
+             experts' features serve all predictions, so it costs no second pass
+consistency  fusion of the same parts against the detached full fusion: self-distillation from more to fewer
+ranking      by how much the full fusion is worse than that of the last part: more modalities must not do worse, the
+             "more versus fewer" hinge of SimMLM, arXiv 2507.19264; the part's loss is detached, so that the hinge is
              not satisfied by making fewer modalities worse
 
 Both divergences soften the probabilities by `temperature` and are scaled by its square (Hinton, arXiv 1503.02531).
@@ -16,7 +16,7 @@ Segmentation against truth is cross-entropy over the classes and Dice over what 
 as BraTS has them, whose probability is the sum over their classes. So regions are trained as they are judged, and the
 answer stays one class a voxel.
 
-The early-fusion network has the first term only, on a random subset: that is modality dropout.
+The early-fusion network has the first term only, on a random part: that is modality dropout.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class MutualLearningLoss(nn.Module):
                 terms["mutual"] = _mean(
                     [self._divergence(logits[0], fused[rows], truth[rows]) for rows, logits in opinions]
                 )
-        if outputs.subset is not None:
+        if outputs.parts:
             if self.weights.subset:
-                terms["subset"] = self._deep([outputs.subset], truth)
+                terms["subset"] = _mean([self._deep([said], truth) for said in outputs.parts])
             if self.weights.consistency:
-                terms["consistency"] = self._divergence(outputs.subset, fused, truth)
+                terms["consistency"] = _mean([self._divergence(said, fused, truth) for said in outputs.parts])
             if self.weights.ranking:
-                more, fewer = self._deep(outputs.fused[:1], truth), self._deep([outputs.subset.detach()], truth)
+                more, fewer = self._deep(outputs.fused[:1], truth), self._deep([outputs.parts[-1].detach()], truth)
                 terms["ranking"] = F.relu(more - fewer)
         weighted = {name: getattr(self.weights, name) * value for name, value in terms.items()}
         weighted["total"] = torch.stack(list(weighted.values())).sum()

@@ -169,7 +169,7 @@ class Batch:
     images: torch.Tensor
     label: torch.Tensor
     presence: torch.Tensor
-    subset: torch.Tensor
+    parts: torch.Tensor
 
 
 class PatchSource:
@@ -192,19 +192,21 @@ class PatchSource:
 
     def batch(self, step: int, slots: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> Batch:
         """The batch of a step, or only some of its slots; `patch` in place of the task's patch size."""
+        training = self.spec.training
+        apart = training.each_alone and self.spec.network.kind == "maml"
         rows = []
-        for slot in range(self.spec.training.batch) if slots is None else slots:
+        for slot in range(training.batch) if slots is None else slots:
             rng = np.random.default_rng((self.seed, step, slot))
             # every case once an epoch, in a new order each time
-            position = step * self.spec.training.batch + slot
+            position = step * training.batch + slot
             order = np.random.default_rng((self.seed, position // len(self.samples))).permutation(len(self.samples))
             sample = self.samples[order[position % len(self.samples)]]
-            images, label = self._patch(sample, rng, np.array(patch or self.spec.training.patch))
+            images, label = self._patch(sample, rng, np.array(patch or training.patch))
             presence = torch.from_numpy(sample.presence.copy())
             images = images * presence[:, None, None, None]
-            rows.append((images, label, presence, draw_subset(presence, rng, self.spec.training.modality_dropout)))
-        images, label, presence, subset = (torch.stack(list(column)) for column in zip(*rows, strict=True))
-        return Batch(images, label.long(), presence, subset)
+            rows.append((images, label, presence, draw_parts(presence, rng, training.modality_dropout, apart)))
+        images, label, presence, parts = (torch.stack(list(column)) for column in zip(*rows, strict=True))
+        return Batch(images, label.long(), presence, parts.transpose(0, 1))
 
     def _patch(self, sample: Sample, rng: np.random.Generator, patch: Array) -> tuple[torch.Tensor, torch.Tensor]:
         size = np.ceil(patch * MARGIN).astype(int)
@@ -239,13 +241,26 @@ def _cut(voxels: Array, start: Array, size: Array, fill: float | None = None) ->
     return np.stack([np.pad(one, pads, constant_values=value) for one, value in zip(inner, values, strict=True)])
 
 
-def draw_subset(presence: torch.Tensor, rng: np.random.Generator, dropout: float = 1.0) -> torch.Tensor:
-    """With probability `dropout` a random non-empty part of the present modalities (first its size, evenly, then its
-    members), else all of them."""
+def draw_parts(
+    presence: torch.Tensor, rng: np.random.Generator, dropout: float = 1.0, each_alone: bool = False
+) -> torch.Tensor:
+    """Parts of the present modalities (P, M), none empty, that learn to answer by themselves.
+
+    With `each_alone` every modality by itself (where it is absent, the last part), and last a part that is not all;
+    else one of any size. A size is drawn first, evenly, then its members. With a probability of 1 - `dropout` the last
+    part is all of them.
+    """
     present = np.flatnonzero(presence.numpy())
-    chosen = rng.permutation(present)[: rng.integers(1, len(present) + 1)]
-    if rng.random() >= dropout:
-        chosen = present
-    subset = torch.zeros_like(presence)
-    subset[torch.from_numpy(chosen)] = True
-    return subset
+    most = len(present) - 1 if each_alone and len(present) > 1 else len(present)
+    chosen = rng.permutation(present)[: rng.integers(1, most + 1)]
+    last = _only(chosen if rng.random() < dropout else present, presence)
+    if not each_alone:
+        return last[None]
+    alone = [_only([index], presence) if there else last for index, there in enumerate(presence.tolist())]
+    return torch.stack([*alone, last])
+
+
+def _only(members: Sequence[int] | Array, presence: torch.Tensor) -> torch.Tensor:
+    part = torch.zeros_like(presence)
+    part[torch.as_tensor(np.asarray(members))] = True
+    return part

@@ -129,7 +129,7 @@ def _gradients(
         batch = _to(source.batch(step, part, load.patch), device)
         amp = device.type == "cuda" and source.spec.training.amp
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            outputs = model(batch.images, batch.presence, batch.subset if draws else None)
+            outputs = model(batch.images, batch.presence, batch.parts if draws else None)
         terms = criterion(outputs, batch.label)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(mine)
@@ -148,4 +148,4 @@ def _gradients(
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.images.to(device), batch.label.to(device), batch.presence.to(device), batch.subset.to(device))
+    return Batch(batch.images.to(device), batch.label.to(device), batch.presence.to(device), batch.parts.to(device))

@@ -136,8 +136,9 @@ def step_memory_gb(network: Network, spec: TaskSpec, patch: Ints) -> float:
     presence = torch.ones(images.shape[:2], dtype=torch.bool)
     weights = sum(parameter.nbytes for parameter in module.parameters())
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = module(images, presence, presence)
-        logits = [*outputs.fused, *([] if outputs.subset is None else [outputs.subset])]
+        parts = presence.repeat(len(spec.modalities) + 1 if spec.training.each_alone else 1, 1, 1)
+        outputs = module(images, presence, parts)
+        logits = [*outputs.fused, *outputs.parts]
         opinions = [level for _, levels in outputs.experts.values() for level in levels]
         torch.stack([torch.log_softmax(level, dim=1).sum() for level in [*logits, *opinions]]).sum()
     activations = (sum(saved.values()) - weights) * math.prod(patch) / math.prod(small)

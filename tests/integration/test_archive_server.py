@@ -77,7 +77,7 @@ def test_clicks_find_a_lesion_before_there_is_a_model(running: Running) -> None:
         wanted = resample_label(case.label.voxels, case.label.grid, grid) == 2
         places = np.argwhere(wanted)
         middle = places[np.argmin(np.linalg.norm(places - places.mean(axis=0), axis=1))]
-        params = {"foreground": [middle.tolist()], "background": [], "label": "lesion", "result_extension": ".nrrd"}
+        params = {"foreground": [middle.tolist()], "label": "lesion", "result_extension": ".nrrd"}
         file, told = running.client.infer("toy_clicks", running.archive.uid(4, modality), params)
         mask = read_label(Path(file))
         assert mask.grid.same_as(grid)
@@ -88,17 +88,17 @@ def test_clicks_find_a_lesion_before_there_is_a_model(running: Running) -> None:
         assert np.linalg.norm(centre) < 15
         # a click outside takes its surroundings away again
         edge = places[np.argmax(np.linalg.norm(places - middle, axis=1))]
-        params["background"] = [edge.tolist()]
-        file, _ = running.client.infer("toy_clicks", running.archive.uid(4, modality), params)
+        both = {**params, "background": [edge.tolist()]}
+        file, _ = running.client.infer("toy_clicks", running.archive.uid(4, modality), both)
         assert read_label(Path(file)).voxels[tuple(edge)] == 0
     url = f"{running.server.url}/infer/toy_clicks"
-    for params, sentence in (
+    for sent, sentence in (
         ({}, "expected clicks: foreground, background, or both"),
         ({"foreground": [[900, 1, 1]]}, "expected clicks within the images"),
         ({"foreground": [[1, 1, 1]], "label": "spleen"}, "expected a label of"),
     ):
         query = {"image": running.archive.uid(4, "ct")}
-        answer = requests.post(url, {"params": json.dumps(params)}, params=query, timeout=120)
+        answer = requests.post(url, {"params": json.dumps(sent)}, params=query, timeout=120)
         assert answer.status_code in (400, 404)
         assert sentence in answer.json()["detail"]
 

@@ -85,22 +85,22 @@ def test_each_subset_is_what_a_pass_of_its_own_gives(settings: Network) -> None:
         assert torch.allclose(logits, net(IMAGES, presence).fused[0], atol=1e-4)
 
 
-def test_training_outputs_have_deep_supervision_and_a_subset() -> None:
+def test_training_outputs_have_deep_supervision_and_parts() -> None:
     net = network(NETWORK).train()
-    subset = torch.tensor([[True, False, False], [False, True, True]])
-    outputs = net(IMAGES, ALL, subset)
-    assert outputs.subset is not None
-    assert torch.allclose(outputs.subset, net(IMAGES, subset).fused[0], atol=1e-4)
+    parts = torch.tensor([[[True, True, False], [True, False, False]], [[True, False, False], [False, True, True]]])
+    outputs = net(IMAGES, ALL, parts)
+    for part, said in zip(parts, outputs.parts, strict=True):
+        assert torch.allclose(said, net(IMAGES, part).fused[0], atol=1e-4)
     assert sorted(outputs.experts) == [0, 1, 2]
     assert [tuple(level.shape[2:]) for level in outputs.experts[0][1]] == [(16, 8, 8), (8, 4, 8)]
     rival = network(PLANS[-1]).train()
-    assert torch.allclose(rival(IMAGES, ALL, subset).fused[0], rival(IMAGES, subset).fused[0], atol=1e-5)
+    assert torch.allclose(rival(IMAGES, ALL, parts).fused[0], rival(IMAGES, parts[-1]).fused[0], atol=1e-5)
 
 
 def test_every_weight_gets_a_gradient() -> None:
     for settings in PLANS:
         net = network(settings).train()
-        outputs = net(IMAGES, ALL, ALL)
+        outputs = net(IMAGES, ALL, ALL[None])
         total = sum(level.square().mean() for level in outputs.fused)
         total = total + sum(level.square().mean() for _, levels in outputs.experts.values() for level in levels)
         total.backward()

@@ -37,7 +37,7 @@ def test_kl_has_its_analytic_value_over_the_foreground() -> None:
 
 def test_agreement_costs_nothing_and_a_perfect_answer_almost_nothing() -> None:
     logits = certain(TRUTH)
-    outputs = Outputs([logits], logits, {0: (ROWS, [logits])})
+    outputs = Outputs([logits], [logits], {0: (ROWS, [logits])})
     terms = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
     assert set(terms) == {*Loss.model_fields, "total"} - {"temperature", "deep"}
     assert float(terms["total"]) < 1e-3
@@ -54,7 +54,7 @@ def test_a_wrong_answer_costs() -> None:
 @pytest.mark.parametrize("term", ["experts", "mutual", "subset", "consistency", "ranking"])
 def test_a_weight_of_zero_switches_a_term_off(term: str) -> None:
     logits = certain(TRUTH, 1.0)
-    outputs = Outputs([-logits], logits, {0: (ROWS, [-logits])})
+    outputs = Outputs([-logits], [logits], {0: (ROWS, [-logits])})
     full = MutualLearningLoss(WEIGHTS)(outputs, TRUTH)
     less = MutualLearningLoss(WEIGHTS.model_copy(update={term: 0.0}))(outputs, TRUTH)
     assert term not in less
@@ -65,7 +65,7 @@ def test_experts_learn_from_the_fused_prediction_but_not_the_other_way() -> None
     fused = certain(TRUTH, 3.0).requires_grad_()
     expert = torch.zeros_like(fused).requires_grad_()
     part = torch.zeros_like(fused).requires_grad_()
-    outputs = Outputs([fused], part, {0: (ROWS, [expert])})
+    outputs = Outputs([fused], [part], {0: (ROWS, [expert])})
     terms = MutualLearningLoss(WEIGHTS.model_copy(update={"fused": 0.0, "experts": 0.0, "subset": 0.0}))(outputs, TRUTH)
     terms["total"].backward()
     assert expert.grad is not None
@@ -78,7 +78,7 @@ def test_experts_learn_from_the_fused_prediction_but_not_the_other_way() -> None
 def test_experts_are_scored_on_their_own_rows() -> None:
     truth = torch.cat([TRUTH, 1 - TRUTH])
     right_for_second = certain(1 - TRUTH)
-    outputs = Outputs([certain(truth)], None, {1: (torch.tensor([False, True]), [right_for_second])})
+    outputs = Outputs([certain(truth)], [], {1: (torch.tensor([False, True]), [right_for_second])})
     assert float(MutualLearningLoss(WEIGHTS)(outputs, truth)["experts"]) < 1e-3
 
 
@@ -94,13 +94,13 @@ def test_deep_levels_weigh_half_of_the_finer_one() -> None:
 
 def test_the_hinge_costs_only_where_more_modalities_do_worse() -> None:
     good, bad = certain(TRUTH, 2.0), certain(1 - TRUTH, 2.0).requires_grad_()
-    worse = MutualLearningLoss(WEIGHTS)(Outputs([bad], good), TRUTH)
-    better = MutualLearningLoss(WEIGHTS)(Outputs([good], bad), TRUTH)
+    worse = MutualLearningLoss(WEIGHTS)(Outputs([bad], [good]), TRUTH)
+    better = MutualLearningLoss(WEIGHTS)(Outputs([good], [bad]), TRUTH)
     assert float(worse["ranking"].detach()) > 0.5
     assert float(better["ranking"].detach()) == 0
     alone = MutualLearningLoss(WEIGHTS.model_copy(update={"fused": 0.0, "subset": 0.0, "consistency": 0.0}))
     fewer = good.clone().requires_grad_()
-    alone(Outputs([bad], fewer), TRUTH)["total"].backward()
+    alone(Outputs([bad], [fewer]), TRUTH)["total"].backward()
     assert bad.grad is not None
     assert bad.grad.abs().sum() > 0
     assert fewer.grad is None  # the hinge must not be met by making fewer modalities worse

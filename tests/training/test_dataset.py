@@ -14,7 +14,7 @@ from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Volume
 from maml_app.stores.folder import FolderStore
 from maml_app.training import dataset
-from maml_app.training.dataset import PatchSource, Sample, _cut, build_samples, draw_subset, drop_old, load_sample
+from maml_app.training.dataset import PatchSource, Sample, _cut, build_samples, draw_parts, drop_old, load_sample
 
 
 @pytest.fixture
@@ -32,8 +32,9 @@ def test_batches_have_the_promised_shapes_and_mark_what_is_missing(samples: list
         assert batch.label.shape == (2, 16, 16, 16)
         assert batch.label.dtype == torch.int64
         assert not batch.images[~batch.presence].any()
-        assert (batch.subset <= batch.presence).all()
-        assert batch.subset.any(dim=1).all()
+        assert batch.parts.shape == (4, 2, 3)
+        assert (batch.parts <= batch.presence).all()
+        assert batch.parts.any(dim=2).all()
         seen |= {tuple(row.tolist()) for row in batch.presence}
     assert seen == {(True, True, True), (False, True, True)}
 
@@ -62,11 +63,19 @@ def test_cutting_past_the_border_pads_each_channel_with_its_lowest() -> None:
     assert (cut[0, 1:, :, 0] == voxels[0, :2, :, 2]).all()
 
 
-def test_subsets_are_drawn_from_all_that_is_possible() -> None:
+def test_parts_are_drawn_from_all_that_is_possible() -> None:
     rng = np.random.default_rng(0)
     presence = torch.tensor([True, False, True])
-    drawn = {tuple(draw_subset(presence, rng).tolist()) for _ in range(60)}
+    drawn = {tuple(row) for _ in range(60) for row in draw_parts(presence, rng).tolist()}
     assert drawn == {(True, False, False), (False, False, True), (True, False, True)}
+    each = [draw_parts(torch.tensor([True, True, True]), rng, each_alone=True) for _ in range(60)]
+    assert all(torch.equal(parts[:3], torch.eye(3, dtype=torch.bool)) for parts in each)
+    assert {int(parts[3].sum()) for parts in each} == {1, 2}  # all of them together learn anyway
+    for _ in range(20):
+        parts = draw_parts(presence, rng, each_alone=True)
+        assert (parts <= presence).all()
+        assert parts.any(dim=1).all()
+        assert torch.equal(draw_parts(presence, rng, 0.0, each_alone=True)[3], presence)
 
 
 def test_prepared_cases_are_used_again_until_a_file_changes(
@@ -120,5 +129,5 @@ def test_a_slot_is_the_same_alone_and_in_its_batch(samples: list[Sample], spec: 
     source = PatchSource(samples, spec, 4)
     whole, second = source.batch(5), source.batch(5, slots=[1])
     assert torch.equal(whole.images[1:], second.images)
-    assert torch.equal(whole.subset[1:], second.subset)
+    assert torch.equal(whole.parts[:, 1:], second.parts)
     assert source.batch(5, patch=(8, 16, 8)).images.shape == (2, 3, 8, 16, 8)

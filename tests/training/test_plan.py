@@ -78,8 +78,8 @@ def test_memory_is_estimated_from_a_small_patch(spec: TaskSpec) -> None:
 
     images, presence = torch.zeros(1, 3, 48, 48, 32), torch.ones(1, 3, dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = module(images, presence, presence)
-        loss = torch.stack([level.sum() for level in outputs.fused])
+        outputs = module(images, presence, presence.repeat(4, 1, 1))  # three alone, and one part more
+        loss = torch.stack([level.sum() for level in [*outputs.fused, *outputs.parts]])
     assert loss.requires_grad
     kept = sum(saved.values()) / 1e9
     assert 1.0 < step_memory_gb(network, spec, (48, 48, 32)) / kept < 1.8
