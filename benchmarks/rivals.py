@@ -103,6 +103,7 @@ def main(
     leave_out: Annotated[str, typer.Option(help="cases to do without, ids with commas between")] = "",
     folds: Annotated[int, typer.Option(min=2)] = 5,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="fresh seeds judge what was chosen with others")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="without it as in task.yaml")] = None,
     device: Annotated[str, typer.Option(help="cuda, cpu; without it the GPU if there is one")] = "",
     picture: Annotated[bool, typer.Option("--picture", help="also draw what goes on in the ensemble")] = False,
@@ -119,7 +120,7 @@ def main(
     cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None and case.id not in left]
     parts = splits(cases, test, folds)
     _same_study(out_dir / "study.json", spec, parts, steps or spec.training.steps)
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for number, held in enumerate(parts):
             for name in names:
                 change = VARIANTS[name]

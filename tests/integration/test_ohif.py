@@ -14,7 +14,7 @@ import requests
 from monailabel.client import MONAILabelClient
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from maml_app.cases.spec import parse_task
+from maml_app.cases.spec import load_task, parse_task
 from maml_app.imaging.files import read_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Array, Volume
@@ -564,3 +564,52 @@ def test_the_served_configuration_names_the_task(running: Running) -> None:
     shown: Any = text[text.index("window.maml = ") :].split(";\n", 1)[0]
     assert '"model": "toy"' in shown
     assert '"colour": [0, 255, 0]' in shown
+
+
+def test_three_labels_lie_beside_each_other_with_the_others_locked(
+    page: Page, running: Running, tmp_path: Path
+) -> None:
+    """The brain task, before it has any model: last, as its study stays in the archive."""
+    spec = load_task(ROOT / "apps" / "brats_mr")
+    study = make_study(spec, 7, 0, 32)
+    archive = Archive(running.archive.orthanc, [study])
+    archive.orthanc.add(study[0].instances())
+    conf = {"models": str(tmp_path / "models"), "cache": str(tmp_path / "cache")}
+    with Server(archive.url, tmp_path / "server.log", app="apps/brats_mr", conf=conf) as server:
+        client = MONAILabelClient(server.url, str(tmp_path))
+        brain = Running(server, client, archive, running.browser)
+        open_study(page, brain, 0)
+        assert [one["id"] for one in page.evaluate(VIEWPORTS)] == ["maml-t1", "maml-t1ce", "maml-t2", "maml-flair"]
+        activate(page, "t1ce")
+        press(page, "empty")
+        message(page, "An empty segmentation")
+        t1ce = archive.uid(0, "t1ce")
+        labels, counts = page.locator("[data-maml=label]"), []
+        for value, across in ((2, 0), (3, 8), (1, 16)):  # each begins where the last one lies
+            labels.select_option(str(value))
+            stroke(page, "t1ce", offset=(across, 0))
+            (name,) = changed(in_viewer(page, t1ce), {n: 0 * plane for n, plane in in_viewer(page, t1ce).items()})
+            counts.append(np.bincount(in_viewer(page, t1ce)[name], minlength=4).tolist())
+        edema, both, three = counts
+        assert edema[1] == edema[3] == 0 < edema[2]
+        assert both[2] == edema[2]
+        assert both[1] == 0 < both[3] < edema[2]
+        assert three[2:] == both[2:]
+        assert 0 < three[1] < edema[2]
+        page.locator("[data-maml=protect]").uncheck()
+        labels.select_option("1")
+        stroke(page, "t1ce", offset=(0, 0))
+        open_now = np.bincount(in_viewer(page, t1ce)[name], minlength=4)
+        assert open_now[2] < edema[2]
+        assert open_now[1] > three[1]
+        press(page, "undo")
+        drawn = in_viewer(page, t1ce)
+        assert np.bincount(drawn[name], minlength=4).tolist() == three
+        press(page, "save")
+        assert "on t1ce" in message(page, "Saved as the label of this case")
+        info = requests.get(f"{server.url}/maml/series/{t1ce}", timeout=60).json()
+        label = {"label": f"{info['case']}@{info['label']['label']}", "tag": "final"}
+        file = tmp_path / "label.nii.gz"
+        file.write_bytes(requests.get(f"{server.url}/datastore/label", label, timeout=60).content)
+        assert_same(on_server(brain, t1ce, read_label(file).voxels), drawn)
+        page.screenshot(path=ARTEFACTS / "three_labels.png")
