@@ -70,6 +70,7 @@ def make_plan(found: Fingerprint, spec: TaskSpec, memory_gb: float) -> Plan:
         TrainingError: not even the smallest patch fits.
     """
     spacing = _spacing(found)
+    costs: dict[tuple[Ints, ...], Cost] = {}  # what a step takes changes with the levels alone, and with the voxels
     whole = np.maximum(1, np.round(found.median_size_mm / spacing))
     patch = np.maximum(2 * SMALLEST, whole)
     while True:
@@ -79,7 +80,8 @@ def make_plan(found: Fingerprint, spec: TaskSpec, memory_gb: float) -> Plan:
         first = spec.network.channels[0]
         channels = tuple(min(first * 2**level, WIDEST) for level in range(len(strides)))
         network = spec.network.model_copy(update={"channels": channels, "strides": strides})
-        needed = step_memory_gb(network, spec, sides)
+        costs[strides] = costs.get(strides) or step_cost(network, spec)
+        needed = costs[strides].gb(sides)
         if needed <= memory_gb:
             break
         # the axis that covers most of the median image gives way
@@ -120,8 +122,21 @@ def _strides(patch: Array, spacing: Array) -> tuple[Ints, ...]:
     return tuple(strides)
 
 
-def step_memory_gb(network: Network, spec: TaskSpec, patch: Ints) -> float:
-    """What a training step on one case takes: saved activations, measured on a small patch and scaled, and weights."""
+@dataclass(frozen=True)
+class Cost:
+    """What a training step on one case takes: bytes of activations a voxel of the patch, and of weights."""
+
+    activations: float
+    weights: float
+
+    def gb(self, patch: Ints) -> float:
+        """For a patch of so many voxels along each axis, GB."""
+        # weights, gradients, and two moments of AdamW
+        return float(OVERHEAD * self.activations * math.prod(patch) + 4 * self.weights) / 1e9
+
+
+def step_cost(network: Network, spec: TaskSpec) -> Cost:
+    """What training such a network takes, as autograd keeps it for a small patch."""
     divisor = np.array(network.divisor)
     # normalisation wants more than one voxel at the coarsest level
     small = _ints(divisor * np.maximum((2, 1, 1), 16 // divisor))
@@ -141,8 +156,7 @@ def step_memory_gb(network: Network, spec: TaskSpec, patch: Ints) -> float:
         logits = [*outputs.fused, *outputs.parts]
         opinions = [level for _, levels in outputs.experts.values() for level in levels]
         torch.stack([torch.log_softmax(level, dim=1).sum() for level in [*logits, *opinions]]).sum()
-    activations = (sum(saved.values()) - weights) * math.prod(patch) / math.prod(small)
-    return float(OVERHEAD * activations + 4 * weights) / 1e9  # weights, gradients, and two moments of AdamW
+    return Cost((sum(saved.values()) - weights) / math.prod(small), weights)
 
 
 def _ints(values: Array) -> Ints:

@@ -98,15 +98,18 @@ class App {
     if (!view) {
       return;
     }
-    box.series.textContent = `Series: ${view.displaySet.SeriesDescription || view.series}`;
+    const name = view.displaySet.SeriesDescription || view.series;
     try {
       const info = await work.info(view.series);
       const now = viewer.active();
       if (!now || now.series !== view.series) {
         return; // another series was chosen meanwhile
       }
+      // series of one description are told apart by what they are taken for
+      box.series.textContent = `Series: ${info.modality && info.modality !== name ? `${name} (${info.modality})` : name}`;
       box.state.textContent = contents(info);
     } catch (error) {
+      box.series.textContent = `Series: ${name}`;
       box.state.textContent = error.message;
     }
     showModalities(box, this.rows(), this.task.modalities, (series, modality) =>

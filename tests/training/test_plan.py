@@ -19,7 +19,7 @@ from maml_app.imaging.fingerprint import Fingerprint
 from maml_app.imaging.labels import from_task_values
 from maml_app.network.settings import Network
 from maml_app.phantom.scene import make_case
-from maml_app.training.plan import make_plan, step_memory_gb
+from maml_app.training.plan import make_plan, step_cost
 from tests.harness.server import ROOT
 
 
@@ -82,7 +82,7 @@ def test_memory_is_estimated_from_a_small_patch(spec: TaskSpec) -> None:
         loss = torch.stack([level.sum() for level in [*outputs.fused, *outputs.parts]])
     assert loss.requires_grad
     kept = sum(saved.values()) / 1e9
-    assert 1.0 < step_memory_gb(network, spec, (48, 48, 32)) / kept < 1.8
+    assert 1.0 < step_cost(network, spec).gb((48, 48, 32)) / kept < 1.8
 
 
 def test_the_plan_is_a_task_with_its_own_values_replaced() -> None:
