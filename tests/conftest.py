@@ -43,6 +43,9 @@ training: {steps: 3, batch: 2, patch: [16, 16, 16]}
 
 NETWORK = Network(channels=(4, 6, 8), strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)))
 
+# files that keep a worker for minutes: begun first, so that none is left alone with one at the end
+LONGEST = ("test_ohif.py", "test_archive_server.py", "test_server.py", "test_train.py", "test_optimise.py")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -78,6 +81,11 @@ def studies(tmp_path: Path, spec: TaskSpec) -> Path:
 @pytest.fixture
 def store(studies: Path, spec: TaskSpec) -> FolderStore:
     return FolderStore(studies, spec)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(places)), "integration" not in item.path.parts))
 
 
 def real(name: str) -> Path:

@@ -23,7 +23,7 @@ from tests.conftest import TOY
 from tests.harness.orthanc import Orthanc
 
 QUICK = TOY.replace("steps: 3", "steps: 20, folds: 0, learning_rate: 0.01")
-ENOUGH = 400  # steps to see something
+ENOUGH = 200  # steps to see something
 
 
 @dataclass
