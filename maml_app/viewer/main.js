@@ -106,7 +106,8 @@ class App {
         return; // another series was chosen meanwhile
       }
       // series of one description are told apart by what they are taken for
-      box.series.textContent = `Series: ${info.modality && info.modality !== name ? `${name} (${info.modality})` : name}`;
+      const taken = info.modality && info.modality !== name ? ` (${info.modality})` : '';
+      box.series.textContent = `Series: ${name}${taken}`;
       box.state.textContent = contents(info);
     } catch (error) {
       box.series.textContent = `Series: ${name}`;
