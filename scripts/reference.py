@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
-from maml_app.__main__ import app
+from maml_app.__main__ import COMMANDS, Later
 from maml_app.cases.spec import TaskSpec
 from maml_app.settings import PREFIX, Settings
 from scripts.reference_http import http_page
@@ -48,10 +47,9 @@ def task_page() -> str:
 
 def commands_page() -> str:
     """Every command with its help."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, TyperGroup)
     lines = ["# Command line", ""]
-    for name, command in root.commands.items():
+    for name in COMMANDS:
+        command = Later(name).real()
         lines += _command(command, f"maml-app {name}")
     return "\n".join(lines)
 

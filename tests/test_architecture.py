@@ -99,7 +99,8 @@ def test_training_on_files_needs_few_libraries() -> None:
     ]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
-        "import maml_app.__main__, maml_app.training.train, maml_app.evaluation.evaluate, maml_app.imaging.check\n"
+        "from maml_app.__main__ import COMMANDS, Later; [Later(name).real() for name in COMMANDS]\n"
+        "import maml_app.training.train, maml_app.evaluation.evaluate, maml_app.imaging.check\n"
         "import maml_app.choosing.simulate, maml_app.choosing.curves, maml_app.training.plan, benchmarks.rivals\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)

@@ -252,3 +252,12 @@ def test_help_explains_itself() -> None:
     for command in ("check", "train", "evaluate", "infer", "queue", "simulate", "import-labels", "phantom", "models"):
         assert command in printed
     assert "every subset of modalities" in call("evaluate", "--help")
+
+
+def test_help_and_version_import_nothing_large() -> None:
+    program = (
+        "import sys; from maml_app.__main__ import main; sys.argv[1:] = ['{}']\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    for asked in ("--help", "--version"):
+        told = "assert not {'torch', 'monai', 'numpy', 'nibabel', 'pydicom'} & set(sys.modules)"
+        subprocess.run([sys.executable, "-c", program.format(asked) + told], check=True, capture_output=True)

@@ -12,7 +12,8 @@ from rich.text import Text
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.commands.archive import print_series
-from maml_app.commands.common import Json, Studies, TaskOption, open_task, out, print_json, progress_bar
+from maml_app.commands.common import Json, Studies, TaskOption, out, print_json, progress_bar
+from maml_app.commands.opening import open_task
 from maml_app.stores.choice import is_archive, open_archive
 
 if TYPE_CHECKING:

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from maml_app.commands.common import (
-    Cases,
-    Device,
-    Json,
-    Studies,
-    TaskOption,
-    labelled_cases,
-    open_task,
-    out,
-    print_json,
-    progress_bar,
-)
+from maml_app.commands.common import Cases, Device, Json, Studies, TaskOption, out, print_json, progress_bar
+from maml_app.commands.opening import labelled_cases, open_task
 from maml_app.errors import MamlError
 
 if TYPE_CHECKING:

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maml_app.cases.spec import TaskSpec
-from maml_app.commands.common import (
-    Cases,
-    Device,
-    Studies,
-    TaskOption,
-    labelled_cases,
-    open_task,
-    out,
-    progress_bar,
-    tell_unused,
-    tell_unused_files,
-)
+from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar, tell_unused
+from maml_app.commands.opening import labelled_cases, open_task, tell_unused_files
 from maml_app.errors import CaseError, StudiesError
 
 if TYPE_CHECKING:

@@ -8,17 +8,8 @@ from typing import Annotated
 import typer
 
 from maml_app.cases.spec import OWN
-from maml_app.commands.common import (
-    Cases,
-    Device,
-    Studies,
-    TaskOption,
-    chosen_cases,
-    open_task,
-    out,
-    progress_bar,
-    tell_unused_files,
-)
+from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar
+from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
 from maml_app.errors import CaseError, StudiesError
 
 

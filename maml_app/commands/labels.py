@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from maml_app.cases.history import Recorded, Told
-from maml_app.commands.common import Json, Studies, TaskOption, open_task, out, print_json
+from maml_app.commands.common import Json, Studies, TaskOption, out, print_json
+from maml_app.commands.opening import open_task
 from maml_app.errors import MamlError, StudiesError
 
 labels_app = typer.Typer(

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, print_json
+from maml_app.commands.common import Device, Json, Studies, TaskOption, print_json
+from maml_app.commands.opening import open_task
 from maml_app.errors import ModelError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from maml_app.cases.spec import parse_task
-from maml_app.commands.common import Studies, TaskOption, labelled_cases, open_task, out, progress_bar, tell_unused
+from maml_app.commands.common import Studies, TaskOption, out, progress_bar, tell_unused
+from maml_app.commands.opening import labelled_cases, open_task
 from maml_app.errors import TaskSpecError
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from maml_app.commands.common import Device, Json, Studies, TaskOption, open_task, out, print_json, progress_bar
+from maml_app.commands.common import Device, Json, Studies, TaskOption, out, print_json, progress_bar
 from maml_app.commands.models import DEFAULT_MODELS
+from maml_app.commands.opening import open_task
 from maml_app.errors import MamlError, ModelError
 
 if TYPE_CHECKING:

@@ -22,6 +22,13 @@ def serving_help() -> str:
     return Settings.help().replace("\n", "\n\n")
 
 
+serve_app = typer.Typer(pretty_exceptions_enable=False)
+
+
+@serve_app.command(
+    epilog="Settings, each as --conf NAME VALUE or as the environment variable MAML_NAME:\n\n" + serving_help(),
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def serve(
     context: typer.Context,
     studies: Studies,

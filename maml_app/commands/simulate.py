@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import Device, Studies, TaskOption, labelled_cases, open_task, out, tell_unused
+from maml_app.commands.common import Device, Studies, TaskOption, out, tell_unused
+from maml_app.commands.opening import labelled_cases, open_task
 from maml_app.errors import CaseError
 
 

@@ -10,17 +10,8 @@ import yaml
 from rich.progress import Progress, TaskID
 
 from maml_app.cases.source import learnable
-from maml_app.commands.common import (
-    COLUMNS,
-    Cases,
-    Device,
-    Studies,
-    TaskOption,
-    chosen_cases,
-    open_task,
-    out,
-    tell_unused_files,
-)
+from maml_app.commands.common import COLUMNS, Cases, Device, Studies, TaskOption, out
+from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
 
 
 def train(
