@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)  # s: between two pieces, and to connect
+# archives close connections that nobody used for a second (Orthanc's KeepAliveTimeout)
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=0.5)
+TRIES = 3  # of a request that changes nothing, when a connection breaks before an answer
 UID = r"[0-9.]{1,64}"
 SHOWN = r"(metadata|rendered|thumbnail|bulk(data)?(/[0-9A-Za-z]+)*)"
 INSTANCE = rf"instances/{UID}(/({SHOWN}|frames/\d+(,\d+)*(/(rendered|thumbnail))?))?"
@@ -38,7 +41,7 @@ ALSO_TOLD = ("cache-control", "retry-after", "warning")
 def archive_client() -> httpx.AsyncClient:
     """An HTTP client with the archive's user and password, where they are set."""
     user, password = (os.environ.get(f"MONAI_LABEL_DICOMWEB_{part}", "") for part in ("USERNAME", "PASSWORD"))
-    return httpx.AsyncClient(auth=(user, password) if user and password else None, timeout=TIMEOUT)
+    return httpx.AsyncClient(auth=(user, password) if user and password else None, timeout=TIMEOUT, limits=LIMITS)
 
 
 def _resource(path: str) -> str:
@@ -73,12 +76,16 @@ async def _passed_on(request: Request, archive: str, allowed: re.Pattern[str], r
     url = f"{archive.rstrip('/')}/{resource}"
     params = httpx.QueryParams(request.url.query)
     asked = client.build_request(request.method, url, params=params, headers=headers, content=content)
-    try:
-        answer = await client.send(asked, stream=True)
-    except httpx.HTTPError as error:
-        logger.warning("archive: %s", type(error).__name__)
-        slow = " in time" if isinstance(error, httpx.TimeoutException) else ""
-        raise HTTPException(502, f"{archive}: the archive cannot be reached{slow}") from None
+    for left in reversed(range(1 if content else TRIES)):
+        try:
+            answer = await client.send(asked, stream=True)
+            break
+        except httpx.HTTPError as error:
+            if left and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+                continue  # the archive closed a connection just as it was used again
+            logger.warning("archive: %s", type(error).__name__)
+            slow = " in time" if isinstance(error, httpx.TimeoutException) else ""
+            raise HTTPException(502, f"{archive}: the archive cannot be reached{slow}") from None
     kept = {name: answer.headers[name] for name in (*TOLD, *ALSO_TOLD) if name in answer.headers}
     return StreamingResponse(_pieces(answer), answer.status_code, kept)
 

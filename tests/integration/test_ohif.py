@@ -614,4 +614,7 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
         file.write_bytes(requests.get(f"{server.url}/datastore/label", label, timeout=60).content)
         assert_same(on_server(brain, t1ce, read_label(file).voxels), drawn)
         page.screenshot(path=ARTEFACTS / "three_labels.png")
-        page.goto("about:blank")  # before its server ends
+        # before its server ends, and not in the middle of a request
+        page.locator("#maml [data-maml=save]:enabled").wait_for()
+        page.wait_for_load_state("networkidle")
+        page.goto("about:blank")
