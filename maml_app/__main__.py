@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, cast
@@ -94,6 +95,7 @@ def root(
 
 def main() -> None:
     """Run the command; a user's mistake is one message and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; see machine.settle_threads
     try:
         app(prog_name="maml-app")
     except MamlError as error:

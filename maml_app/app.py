@@ -21,6 +21,7 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
 from maml_app.errors import MamlError, SettingsError
+from maml_app.machine import settle_threads
 from maml_app.server.application import admission, application, identity, put_before
 from maml_app.server.device import Device
 from maml_app.server.house import House
@@ -106,6 +107,7 @@ class MamlApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """In the server, not in its training process: every request passes our application from the first one on."""
         super().on_init_complete()
+        settle_threads()
         from monailabel.app import app as server
 
         try:

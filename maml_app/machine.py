@@ -1,4 +1,4 @@
-"""Other processes on this machine: whether one still runs, giving way to them, and letting inference go first."""
+"""This process among others: its cores and memory, whether another one still runs, letting inference go first."""
 
 from __future__ import annotations
 
@@ -15,6 +15,43 @@ import torch
 
 MEMORY_SHARE = 0.75  # of what is free when training starts, and of a GPU: the rest is for inference
 LONGEST_WAIT_S = 20.0  # so long at most training stands aside before a step, however many ask
+
+
+def cores() -> int:
+    """Physical cores that this process may use, by its affinity and its container's quota; at least 1."""
+    if not hasattr(os, "sched_getaffinity"):  # not Linux
+        return os.cpu_count() or 1
+    found = set()
+    for cpu in os.sched_getaffinity(0):
+        try:  # two threads of one core share what arithmetic needs
+            found.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            found.add(str(cpu))
+    with suppress(OSError, ValueError):  # no such quota, or "max"
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        return max(1, min(len(found), quota // period))
+    return len(found)
+
+
+def settle_threads(processes: int = 1, spare: int = 0, most: int | None = None) -> int:
+    """Decide how many threads arithmetic has in this process: once, at its start, and never in a request.
+
+    OMP_NUM_THREADS is obeyed. Threads of processes that this one starts do not burn a core while they wait for each
+    other: beside any other work that makes them many times slower.
+
+    Args:
+        processes: so many like this one share the machine.
+        spare: cores that are left to others.
+        most: not more than so many, whatever there is.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list is one number a nesting level
+    count = int(wanted) if wanted.isdigit() else max(1, (cores() - spare) // processes)
+    count = max(1, min(count, most or count))
+    torch.set_num_threads(count)
+    with suppress(RuntimeError):  # settled before
+        torch.set_num_interop_threads(1)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return count
 
 
 def is_running(process: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -104,3 +105,30 @@ def test_a_process_runs_or_not() -> None:
     assert is_running(process.pid)
     process.communicate()
     assert not is_running(process.pid)
+
+
+def test_threads_are_settled_once_from_what_this_process_may_use() -> None:
+    program = """
+import os, torch
+from maml_app.machine import cores, settle_threads
+{before}
+count = settle_threads({given})
+print(count == torch.get_num_threads(), count, cores(), torch.get_num_interop_threads(), os.environ["OMP_WAIT_POLICY"])
+"""
+
+    def settled(given: str = "", before: str = "pass", **environment: str) -> list[str]:
+        known = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        call = [sys.executable, "-c", program.format(before=before, given=given)]
+        done = subprocess.run(call, env={**known, **environment}, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    same, count, there, between, waits = settled()
+    assert (same, count, between, waits) == ("True", there, "1", "PASSIVE")
+    assert settled(before="os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])")[1:3] == ["1", "1"]
+    assert settled("spare=1")[1] == str(max(1, int(there) - 1))
+    assert settled(f"processes={there}")[1] == "1"
+    assert settled("most=1")[1] == "1"
+    assert settled("spare=1", OMP_NUM_THREADS="3", OMP_WAIT_POLICY="ACTIVE")[1::3] == [
+        "3",
+        "ACTIVE",
+    ]  # as the user says

@@ -15,14 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.choosing.look import score_all
 from maml_app.choosing.store import ScoreStore
 from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError, StudiesError
+from maml_app.machine import settle_threads
 from maml_app.versions.predict import Model, load_model, pick_device
 from maml_app.versions.registry import ModelRegistry
 
@@ -130,7 +129,7 @@ def _fetched(case: Case) -> Case:
 
 def _score_part(cases: list[Case], version: str, spec: TaskSpec, root: Path) -> Problems:
     """In a worker: score what of these cases is not scored yet; each case, and what was wrong with it."""
-    torch.set_num_threads(1)
+    settle_threads(most=1)
     registry = ModelRegistry(root)
     model = None if version == COLD else _model(registry.path(version), version, spec.model_dump_json())
     done = dict(score_all(cases, model, spec, ScoreStore(registry.scores)))

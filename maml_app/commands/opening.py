@@ -9,11 +9,13 @@ from maml_app.cases.source import CaseSource, learnable
 from maml_app.cases.spec import TaskSpec
 from maml_app.commands.common import out
 from maml_app.errors import CaseError
+from maml_app.machine import settle_threads
 from maml_app.stores.choice import choose_task, open_studies
 
 
 def open_task(studies: str, task: str) -> tuple[TaskSpec, CaseSource]:
-    """The task for these studies, and where its cases live."""
+    """The task for these studies, and where its cases live; with it a command's arithmetic begins."""
+    settle_threads()
     spec = choose_task(studies, task)
     return spec, open_studies(studies, spec)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import Case, FileRef
 from maml_app.cases.source import CaseSource
@@ -24,7 +21,7 @@ from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
 from maml_app.imaging.volume import Array, Volume
 from maml_app.labelling.proposals import Proposals
-from maml_app.machine import Turns
+from maml_app.machine import Turns, go_on
 from maml_app.tasks.answers import answering
 from maml_app.versions.overlays import doubt_levels
 from maml_app.versions.predict import Model, load_served, pick_device, segment
@@ -84,10 +81,8 @@ class SegmentCase(InferTask):
         convention = _choice(request, "convention", OWN)
         check_convention(self.spec, convention, comes_back=True)
         model = self.model(_choice(request, "device", ""))
-        # more threads than free cores wait for each other: half of them while a training runs beside
-        cores = os.cpu_count() or 2
-        torch.set_num_threads(max(1, cores // 2) if processes("train") else cores)
         with Turns(self.registry.turns).inference():
+            go_on()  # also where all that is left is to bring a known answer to a grid
             result = segment(model, case, asked, self.spec)
         kept = (
             "" if request.get("upload") else self._keep(case, Volume(result.label, result.grid.affine), model.version)

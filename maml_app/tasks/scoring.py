@@ -16,7 +16,7 @@ from maml_app.choosing.look import score_all
 from maml_app.choosing.store import shared_scores
 from maml_app.choosing.worth import COLD
 from maml_app.errors import MamlError, ModelError
-from maml_app.machine import Turns
+from maml_app.machine import Turns, settle_threads
 from maml_app.versions.predict import Model, load_served, pick_device
 from maml_app.versions.registry import ModelRegistry
 
@@ -39,7 +39,7 @@ class ScoreCases(ScoringMethod):
             return False
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        torch.set_num_threads(1)
+        settle_threads(most=1)
         os.setpriority(os.PRIO_PROCESS, 0, 15)  # after inference and training
         try:
             self.registry.belongs_to(self.source, claim=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from maml_app.cases.source import CaseSource, learnable
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import MamlError, TrainingError
-from maml_app.machine import MEMORY_SHARE, is_out_of_memory, step_back
+from maml_app.machine import MEMORY_SHARE, is_out_of_memory, settle_threads, step_back
 from maml_app.training.recipe import Recipe
 from maml_app.versions.predict import pick_device
 from maml_app.versions.registry import ModelRegistry
@@ -69,7 +68,7 @@ class TrainEnsemble(TrainTask):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         # people wait for inference: it has a core of its own, and goes first on the others
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+        settle_threads(spare=1)
         step_back(self.memory_gb)
         try:
             self.registry.belongs_to(self.source, claim=True)

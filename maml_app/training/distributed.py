@@ -15,6 +15,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
+from maml_app.machine import settle_threads
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.training.dataset import PatchSource, load_sample
 from maml_app.training.optimise import optimise, ranks
@@ -32,7 +33,7 @@ def join_torchrun(device: str = "") -> torch.device | None:
     cuda = device != "cpu" and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     distributed.init_process_group("nccl" if cuda else "gloo")
     if not cuda:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        settle_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return torch.device("cpu")
     torch.cuda.set_device(place)
     return torch.device("cuda", place)
@@ -83,7 +84,7 @@ def optimise_on(spec: TaskSpec, samples: Mapping[str, Path], recipe: Recipe, fol
 def _one(rank: int, spec: TaskSpec, samples: dict[str, Path], recipe: Recipe, folder: Path) -> None:
     device, world = recipe.devices[rank], len(recipe.devices)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no other interface is needed
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    settle_threads(world)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group(
