@@ -2,12 +2,12 @@
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
-COPY requirements.txt requirements-dev.txt requirements-cluster.txt requirements-docs.txt pyproject.toml README.md \
-  CHANGELOG.md LICENSE ./
+COPY requirements.txt requirements-dev.txt requirements-cluster.txt requirements-docs.txt requirements-openvino.txt \
+  pyproject.toml README.md   CHANGELOG.md LICENSE ./
 RUN python -m venv /opt/maml \
   && grep '^torch' requirements.txt > torch.txt \
   && /opt/maml/bin/pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -r torch.txt \
-  && /opt/maml/bin/pip install --no-cache-dir -r requirements.txt
+  && /opt/maml/bin/pip install --no-cache-dir -r requirements.txt -r requirements-openvino.txt
 COPY maml_app maml_app
 COPY apps apps
 RUN /opt/maml/bin/pip install --no-cache-dir --no-deps .

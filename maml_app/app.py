@@ -22,6 +22,7 @@ from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
 from maml_app.errors import MamlError, SettingsError
 from maml_app.machine import settle_threads
+from maml_app.network.compiled import is_installed
 from maml_app.server.application import admission, application, identity, put_before
 from maml_app.server.device import Device
 from maml_app.server.house import House
@@ -55,6 +56,10 @@ class MamlApp(MONAILabelApp):
             self.random = self.settings.random or DEFAULT
             if self.random not in STRATEGIES:
                 raise SettingsError(f"--conf random: expected a strategy of {list(STRATEGIES)}, got {self.random!r}")
+            if self.settings.engine.startswith("openvino") and not is_installed():
+                raise SettingsError(
+                    f"--conf engine {self.settings.engine}: expected OpenVINO, got none; pip install maml-app[openvino]"
+                )
             models = self.settings.models or Path(app_dir) / "model"
             self.registry = ModelRegistry(models / self.spec.name)
             self.registry.belongs_to(self.source)
@@ -74,7 +79,7 @@ class MamlApp(MONAILabelApp):
         return CaseDatastore(self.source, self.spec, self.studies)
 
     def init_infers(self) -> dict[str, InferTask]:
-        segmenting = SegmentCase(self.source, self.spec, self.registry)
+        segmenting = SegmentCase(self.source, self.spec, self.registry, self.settings.engine)
         return {self.spec.name: segmenting, f"{self.spec.name}{CLICKS}": CorrectCase(segmenting)}
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -61,6 +61,10 @@ class Settings(BaseModel):
     infer_s: Annotated[float, Field(gt=0)] = Field(
         default=1800.0, description="so long a client waits for a segmentation at most, seconds"
     )
+    engine: Literal["auto", "torch", "openvino", "openvino-bf16"] = Field(
+        default="auto",
+        description="what runs the network on a CPU; auto: OpenVINO where it is installed; bf16: faster, less exact",
+    )
     server_mode: bool = Field(default=False, description="MONAI Label's own: it changes what /info tells")
 
     @field_validator("*", mode="before")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,12 +56,10 @@ def _threads() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ledgers and downloads of tests, and of the programs that they start, stay among the tests' own files."""
-    before = os.environ.get("MAML_CACHE")
-    os.environ["MAML_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("MAML_CACHE")
-    if before is not None:
-        os.environ["MAML_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MAML_ENGINE", "torch")  # a toy network takes longer to compile than to run
+        yield
 
 
 @pytest.fixture(scope="session")

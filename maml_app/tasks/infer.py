@@ -22,6 +22,7 @@ from maml_app.imaging.labels import check_convention, from_task_values
 from maml_app.imaging.volume import Array, Volume
 from maml_app.labelling.proposals import Proposals
 from maml_app.machine import Turns, go_on
+from maml_app.network.compiled import Engine
 from maml_app.tasks.answers import answering
 from maml_app.versions.overlays import doubt_levels
 from maml_app.versions.predict import Model, load_served, pick_device, segment
@@ -36,7 +37,7 @@ class SegmentCase(InferTask):
     A request may hold `upload`, the path of an image that is in no study, and `folder`, where the answer is written.
     """
 
-    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry) -> None:
+    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry, engine: Engine = "torch") -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
         if returnable(spec):
             config["convention"] = [OWN, *returnable(spec)]
@@ -50,6 +51,7 @@ class SegmentCase(InferTask):
         self.source = source
         self.spec = spec
         self.registry = registry
+        self.engine = engine
         self._model: Model | None = None
         self._lock = threading.Lock()
 
@@ -63,7 +65,7 @@ class SegmentCase(InferTask):
     def model(self, device_name: str = "") -> Model:
         """The served model, loaded once a version and device. Raises ModelError as `load_served`."""
         with self._lock:
-            self._model = load_served(self.registry, self.spec, pick_device(device_name), self._model)
+            self._model = load_served(self.registry, self.spec, pick_device(device_name), self._model, self.engine)
             return self._model
 
     def doubt(self, case: Case, asked: str, of: str) -> Array:

@@ -22,6 +22,7 @@ from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.machine import is_out_of_memory
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint
+from maml_app.network.compiled import Compiled, Engine, is_installed
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_opinions
 from maml_app.versions.kept import Kept, Seen, content_key, half
@@ -39,6 +40,7 @@ class Model:
     checkpoint: Checkpoint
     device: torch.device
     kept: Kept = field(default_factory=Kept)
+    compiled: Compiled | None = None
 
     def segmenter(self, spec: TaskSpec) -> Segmenter:
         """The model at work on a task's cases."""
@@ -81,17 +83,30 @@ def pick_device(name: str = "") -> torch.device:
     return torch.device(name)
 
 
-def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device) -> Model:
+def load_model(path: Path, spec: TaskSpec, version: str, device: torch.device, engine: Engine = "torch") -> Model:
     """Load a model file for the task.
+
+    Args:
+        engine: what runs the network on a CPU; "auto" is OpenVINO where it is installed.
 
     Raises:
         ModelError: missing, damaged, or of another task.
     """
     network, checkpoint = load_checkpoint(path, spec.name, spec.signature(), device)
-    return Model(version, network, checkpoint, device)
+    network.eval()
+    compiled = None
+    if device.type == "cpu" and engine != "torch" and (engine != "auto" or is_installed()):
+        compiled = Compiled(network, checkpoint.patch, half=engine == "openvino-bf16")
+    return Model(version, network, checkpoint, device, compiled=compiled)
 
 
-def load_served(registry: ModelRegistry, spec: TaskSpec, device: torch.device, have: Model | None = None) -> Model:
+def load_served(
+    registry: ModelRegistry,
+    spec: TaskSpec,
+    device: torch.device,
+    have: Model | None = None,
+    engine: Engine = "torch",
+) -> Model:
     """The served model; if its file is damaged or of an older form of the task, the last good one served before it.
 
     Args:
@@ -105,7 +120,7 @@ def load_served(registry: ModelRegistry, spec: TaskSpec, device: torch.device, h
         if have is not None and (have.version, have.device) == (version, device):
             return have
         try:
-            return load_model(registry.path(version), spec, version, device)
+            return load_model(registry.path(version), spec, version, device, engine)
         except ModelError as error:
             logger.warning("%s cannot be served, the one before it is: %s", version, error)
             first = first or error
@@ -126,8 +141,9 @@ def look(model: Model, case: Case, spec: TaskSpec, leave_out: Sequence[str] = ()
     def see() -> Seen:
         prepared = prepare(replace(case, images=images), spec)
         there = prepared.images.to(model.device), prepared.presence.to(model.device)
+        answer = model.compiled.answer(prepared.presence) if model.compiled else None
         try:
-            return Seen(prepared, half(predict_opinions(model.network, *there, model.checkpoint.patch)))
+            return Seen(prepared, half(predict_opinions(model.network, *there, model.checkpoint.patch, answer)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
