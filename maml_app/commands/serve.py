@@ -54,4 +54,5 @@ def serve(
             raise StudiesError(f"--home {home}: expected a folder that can be written to ({error})") from None
     program = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(home), "--studies", studies]
     sys.stdout.flush()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     os.execv(sys.executable, [*program, "--host", host, "--port", str(port), *given])
