@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import nibabel as nib
 import numpy as np
 import torch
 import typer
@@ -28,11 +29,12 @@ from monai.inferers.inferer import SlidingWindowInferer
 from monai.transforms.intensity.dictionary import NormalizeIntensityd
 from monai.transforms.io.dictionary import LoadImaged
 from monai.transforms.post.dictionary import Activationsd, AsDiscreted
+from monai.transforms.spatial.array import Resize
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.transform import MapTransform
 from monai.transforms.utility.dictionary import EnsureChannelFirstd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
-from monailabel.transform.post import Restored
 
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.disk import write_text
@@ -122,6 +124,17 @@ def against(seconds: Seconds, rival: str) -> dict[str, dict[str, float]]:
     return {name: {"s": round(value, 4), "ratio": round(value / seconds[rival], 3)} for name, value in seconds.items()}
 
 
+class ResizedBack(MapTransform):  # type: ignore[misc]  # nor has this part of MONAI
+    """A mask to the image's own size by nearest neighbours, as MONAI Label's `Restored` does."""
+
+    def __call__(self, data: Any) -> Any:
+        found = dict(data)
+        for key in self.keys:
+            size = found["image"].meta["spatial_shape"][:3]
+            found[key] = Resize(spatial_size=size, mode="nearest")(found[key])
+        return found
+
+
 class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
     """MONAI Label's task as its radiology app builds them, for channels that lie on one grid in one file."""
 
@@ -145,7 +158,7 @@ class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
         return [
             Activationsd(keys="pred", softmax=True),
             AsDiscreted(keys="pred", argmax=True),
-            Restored(keys="pred", ref_image="image"),
+            ResizedBack(keys="pred"),
         ]
 
 
@@ -171,7 +184,8 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
         planes = rng.normal(0, 200, (shape[0] // 8, shape[1] // 8, shape[2]))
         phases.append(Volume(np.repeat(np.repeat(planes.round(), 8, axis=0), 8, axis=1), affine))
         write_image(folder / "studies" / "case" / f"{name}.nii.gz", phases[-1])
-    write_image(folder / "stacked.nii.gz", Volume(np.stack([phase.voxels for phase in phases], axis=-1), affine))
+    stacked = np.stack([phase.voxels for phase in phases], axis=-1).astype(np.int16)
+    nib.save(nib.Nifti1Image(stacked, affine), folder / "stacked.nii.gz")
     network = build_network(2, 4, WIDTHS).eval()
     torch.save({"model": Fused(network).state_dict()}, folder / "stock.pt")
     registry = ModelRegistry(folder / "models")
