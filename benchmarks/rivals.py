@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.rivals_table import table
+from benchmarks.rivals_table import chart, table
 from benchmarks.rivals_variants import ABLATIONS, BY_EXPERTS, OURS, PUBLISHED, RIVALS, ROWS, VARIANTS, changed
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
@@ -148,6 +148,7 @@ def main(
     if picture:
         _picture(spec, cases, parts[0], out_dir)
     write_text(out_dir / "table.md", table(spec, out_dir, ROWS))
+    write_bytes(out_dir / "subsets.png", chart(spec, out_dir, [*RIVALS, BY_EXPERTS]))
     out.print(table(spec, out_dir, ROWS), markup=False, soft_wrap=True)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.rivals_variants import ALONE, BY_EXPERTS, OURS, RIVALS
 from maml_app.cases.case import subsets
@@ -21,11 +24,7 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
     One table of Dice under each subset, and one of what an ensemble promises. Differences are between units of the same
     splits and seeds.
     """
-    # variant -> "split-seed" -> unit
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for path in sorted((folder / "units").glob("*.json")):
-        name, split, seed = path.stem.rsplit("-", 2)
-        found.setdefault(name, {})[f"{split}-{seed}"] = json.loads(path.read_text(encoding="utf-8"))
+    found = _units(folder)
     reports = {name: _merged(spec, found[name].values()) for name in names if name in found}
     if not reports:
         return "nothing yet\n"
@@ -45,6 +44,40 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
         lines.append(table_row(*cells))
     lines += ["", *_promises(spec, {name: reports[name] for name in (*RIVALS, BY_EXPERTS) if name in reports})]
     return "\n".join(lines) + "\n"
+
+
+def chart(spec: TaskSpec, folder: Path, names: list[str]) -> bytes:
+    """A PNG: mean Dice of each variant under each subset with its interval over patients; empty without units."""
+    from matplotlib.figure import Figure
+
+    found = _units(folder)
+    reports = {name: _merged(spec, found[name].values()) for name in names if name in found}
+    if not reports:
+        return b""
+    columns = list(reports[next(iter(reports))].subsets)
+    figure = Figure(figsize=(1.3 * len(columns) + 1, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, report) in enumerate(reports.items()):
+        across = np.arange(len(columns)) + (place - (len(reports) - 1) / 2) * 0.8 / len(reports)
+        means = np.array([report.subsets[subset].mean or 0.0 for subset in columns])
+        reach = np.array([report.subsets[subset].interval or (0.0, 0.0) for subset in columns]).T
+        axes.errorbar(across, means, yerr=abs(reach - means), fmt="o", capsize=2, label=name)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set(ylabel="mean Dice, 95 % interval over patients")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    return content.getvalue()
+
+
+def _units(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Variant -> "split-seed" -> unit."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in sorted((folder / "units").glob("*.json")):
+        name, split, seed = path.stem.rsplit("-", 2)
+        found.setdefault(name, {})[f"{split}-{seed}"] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _promises(spec: TaskSpec, reports: Mapping[str, Scores]) -> list[str]:

@@ -32,7 +32,7 @@ from monai.transforms.post.dictionary import Activationsd, AsDiscreted
 from monai.transforms.spatial.array import Resize
 from monai.transforms.spatial.dictionary import Orientationd, Spacingd
 from monai.transforms.transform import MapTransform
-from monai.transforms.utility.dictionary import EnsureChannelFirstd
+from monai.transforms.utility.dictionary import DeleteItemsd, EnsureChannelFirstd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
@@ -139,12 +139,13 @@ class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
     """MONAI Label's task as its radiology app builds them, for channels that lie on one grid in one file."""
 
     def __init__(self, path: Path, network: torch.nn.Module) -> None:
-        labels = {"one": 1, "two": 2, "three": 3}
+        labels = {"liver": 1, "tumour": 2}
         super().__init__(str(path), network, InferType.SEGMENTATION, labels, 3, "stock")
 
     def pre_transforms(self, data: Any = None) -> list[Any]:
         return [
             LoadImaged(keys="image"),
+            DeleteItemsd(keys="image_path"),  # Spacingd of MONAI 1.6 takes it for the image's metadata
             EnsureChannelFirstd(keys="image"),
             Orientationd(keys="image", axcodes="RAS"),
             Spacingd(keys="image", pixdim=[SPACING_MM] * 3),
@@ -160,6 +161,13 @@ class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
             AsDiscreted(keys="pred", argmax=True),
             ResizedBack(keys="pred"),
         ]
+
+    def writer(self, data: Any, extension: Any = None, dtype: Any = None) -> Any:
+        """Its own stumbles over the affine of an image with four axes."""
+        file = Path(data["image"].meta["filename_or_obj"]).with_name("answer.nii.gz")
+        mask = np.asarray(data["pred"])[0].astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, np.asarray(data["image"].meta["original_affine"])), file)
+        return str(file), {}
 
 
 class Fused(torch.nn.Module):
@@ -186,12 +194,12 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
         write_image(folder / "studies" / "case" / f"{name}.nii.gz", phases[-1])
     stacked = np.stack([phase.voxels for phase in phases], axis=-1).astype(np.int16)
     nib.save(nib.Nifti1Image(stacked, affine), folder / "stacked.nii.gz")
-    network = build_network(2, 4, WIDTHS).eval()
+    network = build_network(2, spec.classes, WIDTHS).eval()
     torch.save({"model": Fused(network).state_dict()}, folder / "stock.pt")
     registry = ModelRegistry(folder / "models")
-    registry.publish(network, Checkpoint(spec.name, spec.signature(), 2, 4, WIDTHS, PATCH), {})
+    registry.publish(network, Checkpoint(spec.name, spec.signature(), 2, spec.classes, WIDTHS, PATCH), {})
     store = FolderStore(folder / "studies", spec)
-    stock: Any = Stock(folder / "stock.pt", Fused(build_network(2, 4, WIDTHS)))
+    stock: Any = Stock(folder / "stock.pt", Fused(build_network(2, spec.classes, WIDTHS)))
 
     def ours(task: SegmentCase, series: str) -> None:
         file, _ = task({"image": f"case@{series}", "result_extension": ".nii.gz", "device": "cpu"})
@@ -204,7 +212,9 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
     seconds: Seconds = {}
     first, second = spec.modality_names
     calls: dict[str, Callable[[], None]] = {
-        "stock": lambda: Path(stock({"image": str(folder / "stacked.nii.gz"), "device": "cpu"})[0]).unlink(),
+        "stock": lambda: Path(
+            stock({"image": str(folder / "stacked.nii.gz"), "device": "cpu", "result_extension": ".nii.gz"})[0]
+        ).unlink(),
         "torch, first": lambda: ours(plain, first),
         "torch, again": lambda: ours(plain, first),
         "torch, another series": lambda: ours(plain, second),
