@@ -170,12 +170,8 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
     prepared, probabilities = seen.prepared, seen.opinions.fused
     label = restore_label(probabilities, prepared.grid, grid)
     volumes = {**dict.fromkeys(spec.label_values.values(), 0.0), **volumes_ml(Volume(label, grid.affine), spec)}
-    centroids = {}
-    for value, name in spec.label_values.items():
-        places = np.argwhere(label == value)
-        if len(places):
-            x, y, z = places.mean(axis=0)
-            centroids[name] = (float(x), float(y), float(z))
+    there = {name: label == value for value, name in spec.label_values.items()}
+    centroids = {name: _centre(mask) for name, mask in there.items() if mask.any()}
     return Segmentation(
         label,
         grid,
@@ -186,3 +182,12 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
         foreground_entropy(probabilities),
         prepared.left_out,
     )
+
+
+def _centre(there: Array) -> tuple[float, float, float]:
+    """The mean index of what is true in (X, Y, Z), by sums along each axis: a list of places may be millions long."""
+    x, y, z = (
+        float(np.average(np.arange(size), weights=there.sum(axis=tuple(other for other in range(3) if other != axis))))
+        for axis, size in enumerate(there.shape)
+    )
+    return x, y, z
