@@ -148,7 +148,8 @@ def main(
     if picture:
         _picture(spec, cases, parts[0], out_dir)
     write_text(out_dir / "table.md", table(spec, out_dir, ROWS))
-    write_bytes(out_dir / "subsets.png", chart(spec, out_dir, [*RIVALS, BY_EXPERTS]))
+    if drawn := chart(spec, out_dir, [*RIVALS, BY_EXPERTS]):
+        write_bytes(out_dir / "subsets.png", drawn)
     out.print(table(spec, out_dir, ROWS), markup=False, soft_wrap=True)
 
 

@@ -48,7 +48,7 @@ def table(spec: TaskSpec, folder: Path, names: list[str]) -> str:
 
 def chart(spec: TaskSpec, folder: Path, names: list[str]) -> bytes:
     """A PNG: mean Dice of each variant under each subset with its interval over patients; empty without units."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not needed where a study only trains
 
     found = _units(folder)
     reports = {name: _merged(spec, found[name].values()) for name in names if name in found}

@@ -124,7 +124,7 @@ def against(seconds: Seconds, rival: str) -> dict[str, dict[str, float]]:
     return {name: {"s": round(value, 4), "ratio": round(value / seconds[rival], 3)} for name, value in seconds.items()}
 
 
-class ResizedBack(MapTransform):  # type: ignore[misc]  # nor has this part of MONAI
+class ResizedBack(MapTransform):  # type: ignore[misc]  # this part of MONAI has no types
     """A mask to the image's own size by nearest neighbours, as MONAI Label's `Restored` does."""
 
     def __call__(self, data: Any) -> Any:

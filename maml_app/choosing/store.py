@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -23,7 +22,6 @@ from maml_app.disk import write_bytes, write_text
 from maml_app.errors import StudiesError
 
 logger = logging.getLogger(__name__)
-SETTLED_NS = 2 * 10**9  # of what changed later than so long ago, a clock of the file system may tell nothing
 
 
 @lru_cache(maxsize=8)
@@ -38,20 +36,13 @@ class ScoreStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._known: dict[str, tuple[tuple[int, int], CaseScore | None]] = {}
-        self._read: dict[str, tuple[int, dict[str, CaseScore]]] = {}
         self._lock = threading.Lock()
 
     def read(self, version: str) -> dict[str, CaseScore]:
         """All scores of a version by case id; a damaged file counts as not there. Files that are as they were when they
-        were last read are not read again, nor is a folder in which none was written, added or removed since."""
-        found: dict[str, CaseScore] = {}
+        were last read are not read again."""
+        found = {}
         try:
-            written = os.stat(self.root / version).st_mtime_ns  # every score is written under another name, and renamed
-            settled = time.time_ns() - written > SETTLED_NS
-            with self._lock:
-                last, known = self._read.get(version, (0, found))
-            if last == written:
-                return dict(known)
             with os.scandir(self.root / version) as entries, self._lock:
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
@@ -60,9 +51,6 @@ class ScoreStore:
                             found[entry.name.removesuffix(".json")] = score
         except OSError:
             return {}
-        if settled:
-            with self._lock:
-                self._read[version] = written, dict(found)
         return found
 
     def _score(self, entry: os.DirEntry[str]) -> CaseScore | None:
