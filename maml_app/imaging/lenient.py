@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from pydicom import config
 
+# what reading a value raises that breaks its VR, without validation too
+BROKEN_VALUE = (ValueError, TypeError, NotImplementedError)
+
 _lock = threading.Lock()
 _inside = 0
 _before = config.WARN

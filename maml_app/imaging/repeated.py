@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from maml_app.errors import LabelError
+from maml_app.imaging.lenient import BROKEN_VALUE
 from maml_app.imaging.planes import Slice, Stack, attribute, frames_of, planes
 
 # longest values, PS3.5 table 6.2-1
@@ -94,7 +95,7 @@ def _is_day(keyword: str, plain: str) -> bool:
 def _value(header: Dataset, keyword: str) -> object:
     try:
         return header.get(keyword)
-    except (ValueError, TypeError, NotImplementedError):  # a value that breaks its VR
+    except BROKEN_VALUE:
         return None
 
 

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from maml_app.errors import ImageError
-from maml_app.imaging.lenient import lenient
+from maml_app.imaging.lenient import BROKEN_VALUE, lenient
 from maml_app.imaging.pixels import no_hounsfield
 from maml_app.imaging.sorting import TELLS, Part, sort_out, told
 from maml_app.imaging.suv import suv_factor
@@ -90,7 +90,7 @@ def plain(header: Dataset) -> dict[str, str]:
             continue
         try:
             element = header[tag]
-        except (ValueError, TypeError, NotImplementedError):  # a value that breaks its VR
+        except BROKEN_VALUE:
             continue
         if element.VR == "SQ" or not element.keyword:
             continue
