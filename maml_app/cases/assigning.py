@@ -43,22 +43,24 @@ def assign(
     """
     forced = forced or {}
     choices = _by_hand(series, forced)
-    for one in series:
-        if one.key not in choices and (reason := rule_out(one)):
-            choices[one.key] = Choice(one, None, 0, (reason,))
-    waiting = [one for one in series if one.key not in choices]
+    for candidate in series:
+        if candidate.key not in choices and (reason := rule_out(candidate)):
+            choices[candidate.key] = Choice(candidate, None, 0, (reason,))
+    waiting = [candidate for candidate in series if candidate.key not in choices]
     rating = _Rating(modalities, shared_by(series, modalities) if shared is None else shared, forced)
-    pairs = sorted((pair for one in waiting for pair in rating.pairs(one)), key=lambda pair: pair.rank)
+    pairs = sorted((pair for candidate in waiting for pair in rating.pairs(candidate)), key=lambda pair: pair.rank)
     for pair in pairs:  # what has a problem is told with the modality that it would be
-        one = pair.series
-        if one.problem and one.key not in choices:
-            choices[one.key] = Choice(one, None, pair.score, (one.problem,), meant=pair.modality)
+        candidate = pair.series
+        if candidate.problem and candidate.key not in choices:
+            choices[candidate.key] = Choice(candidate, None, pair.score, (candidate.problem,), meant=pair.modality)
     _take([pair for pair in pairs if not pair.series.problem], choices, rating.why)
-    for one in waiting:
-        if one.key not in choices:
-            said = (one.problem,) if one.problem else tuple(dict.fromkeys(rating.why.get(one.key, ())))
-            choices[one.key] = Choice(one, None, 0, said or (f"the task has no {one.modality}",))
-    return [choices[one.key] for one in series]
+    for candidate in waiting:
+        if candidate.key not in choices:
+            said = (
+                (candidate.problem,) if candidate.problem else tuple(dict.fromkeys(rating.why.get(candidate.key, ())))
+            )
+            choices[candidate.key] = Choice(candidate, None, 0, said or (f"the task has no {candidate.modality}",))
+    return [choices[candidate.key] for candidate in series]
 
 
 class _Rating:
@@ -89,27 +91,29 @@ class _Rating:
 
 def _by_hand(series: Sequence[Series], forced: Mapping[str, str | None]) -> dict[str, Choice]:
     """The choices on series that are set by hand; of two that are set to one modality neither is used."""
-    uids = [one.uid for one in series]
+    uids = [candidate.uid for candidate in series]
     wanted: dict[str, list[Series]] = {}
     choices: dict[str, Choice] = {}
-    for one in series:
-        if one.key not in forced and (one.uid not in forced or (uids.count(one.uid) > 1 and forced[one.uid])):
+    for candidate in series:
+        if candidate.key not in forced and (
+            candidate.uid not in forced or (uids.count(candidate.uid) > 1 and forced[candidate.uid])
+        ):
             continue
-        name = forced.get(one.key, forced.get(one.uid))
+        name = forced.get(candidate.key, forced.get(candidate.uid))
         if not name:
-            choices[one.key] = Choice(one, None, 0, ("left out by hand",))
-        elif one.problem:
-            choices[one.key] = Choice(one, None, 0, (f"set by hand, but {one.problem}",), meant=name)
+            choices[candidate.key] = Choice(candidate, None, 0, ("left out by hand",))
+        elif candidate.problem:
+            choices[candidate.key] = Choice(candidate, None, 0, (f"set by hand, but {candidate.problem}",), meant=name)
         else:
-            wanted.setdefault(name, []).append(one)
+            wanted.setdefault(name, []).append(candidate)
     for name, members in wanted.items():
-        for one in members:
-            others = ", ".join(other.name for other in members if other is not one)
+        for candidate in members:
+            others = ", ".join(other.name for other in members if other is not candidate)
             if others:
                 reason = f"set by hand to {name}, as {others} is too: neither is used; set one of them to none"
-                choices[one.key] = Choice(one, None, 0, (reason,), meant=name)
+                choices[candidate.key] = Choice(candidate, None, 0, (reason,), meant=name)
             else:
-                choices[one.key] = Choice(one, name, 0, ("set by hand",))
+                choices[candidate.key] = Choice(candidate, name, 0, ("set by hand",))
     return choices
 
 
@@ -120,19 +124,19 @@ def _take(pairs: Sequence[_Pair], choices: dict[str, Choice], why: dict[str, lis
     best: dict[str, _Pair] = {}
     ties: dict[str, list[_Pair]] = {}
     for pair in pairs:
-        one, name = pair.series, pair.modality
-        if one.key in choices:
+        candidate, name = pair.series, pair.modality
+        if candidate.key in choices:
             continue
         kept = best.get(name)
         if name in by_hand or name in refused:
             who = f"{by_hand[name].name} is" if name in by_hand else "others are"
-            why.setdefault(one.key, []).append(f"{pair.score} for {name}, but {who} set by hand")
+            why.setdefault(candidate.key, []).append(f"{pair.score} for {name}, but {who} set by hand")
         elif kept is None:
             alike = [
                 other
                 for other in pairs
                 if other.modality == name
-                and other.series.uid == one.uid
+                and other.series.uid == candidate.uid
                 and other.score == pair.score
                 and other.series.key not in choices
             ]
@@ -140,18 +144,20 @@ def _take(pairs: Sequence[_Pair], choices: dict[str, Choice], why: dict[str, lis
                 _refuse(alike, choices)
                 continue
             best[name] = pair
-            choices[one.key] = Choice(one, name, pair.score, pair.reasons)
+            choices[candidate.key] = Choice(candidate, name, pair.score, pair.reasons)
         elif kept.score == pair.score:
             ties.setdefault(name, []).append(pair)
-            more = kept.series.images != one.images
+            more = kept.series.images != candidate.images
             rule = "it has more images" if more else "its series number or UID is lower"
-            why.setdefault(one.key, []).append(
+            why.setdefault(candidate.key, []).append(
                 f"ties with {kept.series.name} for {name} at {pair.score}: that is taken, {rule}"
             )
         else:
-            why.setdefault(one.key, []).append(f"{pair.score} for {name}, but {kept.series.name} scores {kept.score}")
+            why.setdefault(candidate.key, []).append(
+                f"{pair.score} for {name}, but {kept.series.name} scores {kept.score}"
+            )
     for name, pair in best.items():
-        others = [one.series.name for one in ties.get(name, []) if one.series.key not in choices]
+        others = [tied.series.name for tied in ties.get(name, []) if tied.series.key not in choices]
         if others:
             note = f"{name} is {pair.series.name}, and {', '.join(others)} fits as well; set it by hand if that is it"
             choices[pair.series.key] = Choice(
@@ -161,10 +167,10 @@ def _take(pairs: Sequence[_Pair], choices: dict[str, Choice], why: dict[str, lis
 
 def _refuse(alike: Sequence[_Pair], choices: dict[str, Choice]) -> None:
     """Volumes of one series that fit a modality equally: nothing says which is meant, none is taken."""
-    names = "; ".join(f"{one.series.part} ({one.series.images} images)" for one in alike)
-    for one in alike:
+    names = "; ".join(f"{pair.series.part} ({pair.series.images} images)" for pair in alike)
+    for pair in alike:
         reason = (
-            f"its series holds {len(alike)} volumes that fit {one.modality} equally: {names}; set one by hand, as "
+            f"its series holds {len(alike)} volumes that fit {pair.modality} equally: {names}; set one by hand, as "
             f"{alike[0].series.key}"
         )
-        choices[one.series.key] = Choice(one.series, None, one.score, (reason,), meant=one.modality)
+        choices[pair.series.key] = Choice(pair.series, None, pair.score, (reason,), meant=pair.modality)

@@ -142,18 +142,18 @@ def shared_by(study: Sequence[Series], modalities: Sequence[Rated]) -> dict[str,
     """By DICOM modality. A description counts as shared only if it names several of the task's modalities: of series
     that are copies of each other all say the same, and rightly."""
     result = {}
-    for kind in {one.modality for one in study}:
-        members = [one for one in study if one.modality == kind and not rule_out(one)]
-        if len({one.uid for one in members}) < 2:
+    for kind in {series.modality for series in study}:
+        members = [member for member in study if member.modality == kind and not rule_out(member)]
+        if len({member.uid for member in members}) < 2:
             continue
-        rules = [one.dicom.words for one in modalities if DICOM_MODALITY[one.kind] == kind]
-        protocols = {one.text(PROTOCOL) for one in members}
-        descriptions = {one.text(DESCRIPTION) for one in members}
+        rules = [modality.dicom.words for modality in modalities if DICOM_MODALITY[modality.kind] == kind]
+        protocols = {member.text(PROTOCOL) for member in members}
+        descriptions = {member.text(DESCRIPTION) for member in members}
         texts = protocols if len(protocols) == 1 else set()
         if len(descriptions) == 1:
             said = {found(words, *descriptions) for words in rules} - {""}
             texts |= descriptions if len(said) > 1 else set()
-        result[kind] = Shared(frozenset(texts), all(_agent(one) for one in members))
+        result[kind] = Shared(frozenset(texts), all(_agent(member) for member in members))
     return result
 
 

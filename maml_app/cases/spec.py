@@ -134,9 +134,13 @@ class TaskSpec(Strict):
         if not isinstance(conventions, dict):
             return conventions
         plain = [
-            name for name, one in conventions.items() if isinstance(one, dict) and not {"values", "ids"} & set(one)
+            name
+            for name, convention in conventions.items()
+            if isinstance(convention, dict) and not {"values", "ids"} & set(convention)
         ]
-        return {name: {"values": one} if name in plain else one for name, one in conventions.items()}
+        return {
+            name: {"values": convention} if name in plain else convention for name, convention in conventions.items()
+        }
 
     @field_validator("patient")
     @classmethod
@@ -221,13 +225,13 @@ class TaskSpec(Strict):
     @property
     def guessable(self) -> dict[str, dict[int, int]]:
         """File value -> the task's, of the conventions that values alone may tell: those that are not known by ids."""
-        return {name: one.values for name, one in self.conventions.items() if not one.ids}
+        return {name: convention.values for name, convention in self.conventions.items() if not convention.ids}
 
     @property
     def writable(self) -> tuple[str, ...]:
         """The conventions that have a value for every label."""
         labels = set(self.label_values)
-        return tuple(name for name, one in self.conventions.items() if set(one.values.values()) == labels)
+        return tuple(name for name, convention in self.conventions.items() if set(convention.values.values()) == labels)
 
     @property
     def preference(self) -> tuple[str, ...]:

@@ -48,8 +48,8 @@ def stated_convention(spec: TaskSpec, case_id: str) -> str:
     """The convention that the task states, for all cases or for ids of this kind; '' if the values must tell."""
     if spec.convention:
         return spec.convention
-    for name, one in spec.conventions.items():
-        if one.ids and re.fullmatch(one.ids, case_id):
+    for name, meaning in spec.conventions.items():
+        if meaning.ids and re.fullmatch(meaning.ids, case_id):
             return name
     return ""
 
@@ -130,9 +130,9 @@ def _in_regions(names: set[str], spec: TaskSpec) -> int | None:
 
     known = {plain(alias): region for region in spec.regions for alias in (region.name, *region.aliases)}
     found = [known.get(plain(name)) for name in names]
-    if any(one is None for one in found):
+    if any(meaning is None for meaning in found):
         return None
-    wanted = {one.name for one in found if one}
+    wanted = {meaning.name for meaning in found if meaning}
     fitting = [
         label.value
         for label in spec.labels

@@ -69,7 +69,7 @@ def summarise_curves(curves: Mapping[str, list[Rows]]) -> dict[str, Any]:
             row: dict[str, Any] = {"area": float(np.mean(values)), "interval": bootstrap_interval(values)}
             for rival in ("random", "foreground_random"):
                 if rival in areas and rival != name:
-                    differences = [one - other for one, other in zip(values, areas[rival], strict=True)]
+                    differences = [area - other for area, other in zip(values, areas[rival], strict=True)]
                     interval = bootstrap_interval(differences)
                     row[f"minus_{rival}"] = {"area": float(np.mean(differences)), "interval": interval}
             if "random" in curves:
@@ -113,18 +113,18 @@ def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    one, two = figure.subplots(1, 2, sharey=True)
+    left, right = figure.subplots(1, 2, sharey=True)
     for name, seeds in curves.items():
         labels = [row["labels"] for row in seeds[0]]
         dice = _table(seeds, "full")
         mean, error = dice.mean(axis=0), dice.std(axis=0) / math.sqrt(len(dice))
-        (line,) = one.plot(labels, mean, marker="o", label=name)
-        one.fill_between(labels, mean - error, mean + error, alpha=0.12, color=line.get_color())
+        (line,) = left.plot(labels, mean, marker="o", label=name)
+        left.fill_between(labels, mean - error, mean + error, alpha=0.12, color=line.get_color())
         drawn = np.mean([[row["drawn_ml"] for row in rows] for rows in seeds], axis=0)
-        two.plot(drawn / 1000, mean, marker="o", label=name, color=line.get_color())
-    one.set(xlabel="labelled cases", ylabel="Dice of the test cases, all modalities")
-    two.set(xlabel="drawn by annotators, litres")
-    one.legend()
+        right.plot(drawn / 1000, mean, marker="o", label=name, color=line.get_color())
+    left.set(xlabel="labelled cases", ylabel="Dice of the test cases, all modalities")
+    right.set(xlabel="drawn by annotators, litres")
+    left.legend()
     write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=100))
 
 

@@ -24,7 +24,10 @@ def draw(prepared: Prepared, opinions: Opinions, score: CaseScore, spec: TaskSpe
     from PIL import Image, ImageDraw
     from skimage.measure import find_contours
 
-    masks = [(opinions.fused, "white", 2), *((one, COLOURS[index], 1) for index, one in opinions.experts.items())]
+    masks = [
+        (opinions.fused, "white", 2),
+        *((opinion, COLOURS[index], 1) for index, opinion in opinions.experts.items()),
+    ]
     panels = []
     for index in _shown(prepared):
         image = _upright(prepared.images[index], score.worst_slice).numpy()

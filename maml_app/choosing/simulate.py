@@ -90,7 +90,7 @@ class Simulation:
     def foreground_ml(self) -> dict[str, float]:
         """What an annotator has to draw in each case that may be chosen, ml."""
         labels = {case_id: read_case_label(case, self.spec) for case_id, case in self.choose.items()}
-        return {case_id: float((one.voxels > 0).sum()) * one.grid.voxel_ml for case_id, one in labels.items()}
+        return {case_id: float((label.voxels > 0).sum()) * label.grid.voxel_ml for case_id, label in labels.items()}
 
     def play(self, strategy: str, seed: int, schedule: Schedule) -> list[State]:
         """The states from `schedule.start` labels on, one a round; the same start for every strategy of a seed.
@@ -115,7 +115,7 @@ class Simulation:
                 self.spec,
                 seed=1000 * seed + len(labelled),
             )
-            labelled = [*labelled, *(one.case for one in rank(strategy, pool)[:count])]
+            labelled = [*labelled, *(candidate.case for candidate in rank(strategy, pool)[:count])]
             states.append(self.state(labelled, seed))
         return states
 
@@ -130,10 +130,10 @@ class Simulation:
             content = self._reach(labelled, seed)
             write_text(path, json.dumps(content))
         scores = {
-            one["case"]: CaseScore(
-                **one | {name: tuple(one.get(name, ())) for name in ("present", "features", "left_out")}
+            candidate["case"]: CaseScore(
+                **candidate | {name: tuple(candidate.get(name, ())) for name in ("present", "features", "left_out")}
             )
-            for one in content["scores"]
+            for candidate in content["scores"]
         }
         return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)
 

@@ -62,20 +62,20 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
     names = [spec.modality_names[index] for index in opinions.experts]
     experts = dict(zip(names, opinions.experts.values(), strict=True))
     fused_label = opinions.fused.argmax(dim=0)
-    labels = {name: one.argmax(dim=0) for name, one in experts.items()}
+    labels = {name: opinion.argmax(dim=0) for name, opinion in experts.items()}
     union = torch.stack([fused_label > 0, *(label > 0 for label in labels.values())]).any(dim=0)
     entropy = entropy_map(opinions.fused) / math.log(spec.classes)
     divergence = divergence_map(list(experts.values())) if len(experts) > 1 else torch.zeros_like(entropy)
     pairs = {}
     overlaps = []
-    for one, two in combinations(names, 2):
-        differ = labels[one] != labels[two]
-        pairs[f"{one}+{two}"] = {
-            "divergence": over(divergence_map([experts[one], experts[two]]), union, voxel_ml),
+    for first, second in combinations(names, 2):
+        differ = labels[first] != labels[second]
+        pairs[f"{first}+{second}"] = {
+            "divergence": over(divergence_map([experts[first], experts[second]]), union, voxel_ml),
             "differ_ml": round(float(differ.sum()) * voxel_ml, 2),
         }
-        both = int((labels[one] > 0).sum() + (labels[two] > 0).sum())
-        same = int(((labels[one] == labels[two]) & (labels[one] > 0)).sum())
+        both = int((labels[first] > 0).sum() + (labels[second] > 0).sum())
+        same = int(((labels[first] == labels[second]) & (labels[first] > 0)).sum())
         overlaps.append(1.0 if both == 0 else 2 * same / both)
     by_label = {}
     for value, name in spec.label_values.items():

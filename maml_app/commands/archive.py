@@ -39,9 +39,9 @@ def print_series(store: DicomWebStore) -> None:
     out.print(f"\nTo set a series by hand, write {file}: {{SERIES or SERIES#PART: modality or null}}\n", soft_wrap=True)
 
 
-def _segs(one: Examination, store: DicomWebStore) -> list[str]:
+def _segs(examination: Examination, store: DicomWebStore) -> list[str]:
     lines = []
-    for info in one.segs:
+    for info in examination.segs:
         counts = "–"
         if info.ours and info.task == store.spec.name:
             counts = "proposal" if info.drawn == "AUTOMATIC" else "label"
@@ -79,7 +79,9 @@ def import_labels(
     for pair in region or []:
         name, _, label = pair.partition("=")
         if spec.value_of(label) is None:
-            raise CaseError(f"--region {pair}: expected NAME=LABEL with a label of {[one.name for one in spec.labels]}")
+            raise CaseError(
+                f"--region {pair}: expected NAME=LABEL with a label of {[label.name for label in spec.labels]}"
+            )
         names[name] = label
     stored = failed = 0
     for result in run(store, folder, names, again):

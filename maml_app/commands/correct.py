@@ -64,7 +64,7 @@ def correct(
         print_json([{**asdict(session), "harmful": session.harmful} for session in sessions])
         return
     out.print(_table(sessions, rounds))
-    clicks, harmful = sum(one.clicks for one in sessions), sum(one.harmful for one in sessions)
+    clicks, harmful = sum(session.clicks for session in sessions), sum(session.harmful for session in sessions)
     out.print(f"{harmful} of {clicks} clicks made it worse")
 
 
@@ -75,6 +75,6 @@ def _table(sessions: Sequence[Session], rounds: int) -> Table:
         table.add_column(heading)
     for label in dict.fromkeys(session.label for session in sessions):
         of_label = [session for session in sessions if session.label == label]
-        means = [sum(one.dice[count] for one in of_label) / len(of_label) for count in shown]
+        means = [sum(session.dice[count] for session in of_label) / len(of_label) for count in shown]
         table.add_row(label, str(len(of_label)), *(f"{mean:.3f}" for mean in means))
     return table

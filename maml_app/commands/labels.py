@@ -74,10 +74,10 @@ def labels_diff(
 
     spec, source = open_task(studies, task)
     found = source.case(case)
-    one, two = (read_stored_label(find_label(found, name), spec) for name in (label, other))
-    told = changes(one, two, spec)
+    first, second = (read_stored_label(find_label(found, name), spec) for name in (label, other))
+    told = changes(first, second, spec)
     if picture:
-        draw_difference(found, one, two, spec, picture)
+        draw_difference(found, first, second, spec, picture)
     if as_json:
         print_json({name: change.model_dump() for name, change in told.items()})
         return

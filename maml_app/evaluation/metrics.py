@@ -21,9 +21,9 @@ FOUND = 0.1  # share of a lesion that must be marked
 
 def dice(prediction: Array, truth: Array, values: Sequence[int]) -> float | None:
     """Dice of the union of `values`: 2 |A and B| / (|A| + |B|). Both empty: None, there is nothing to score."""
-    one, two = np.isin(prediction, list(values)), np.isin(truth, list(values))
-    size = int(one.sum()) + int(two.sum())
-    return None if size == 0 else 2 * int((one & two).sum()) / size
+    first, second = np.isin(prediction, list(values)), np.isin(truth, list(values))
+    size = int(first.sum()) + int(second.sum())
+    return None if size == 0 else 2 * int((first & second).sum()) / size
 
 
 def dice_scores(prediction: Array, truth: Array, scored: Mapping[str, Sequence[int]]) -> dict[str, float | None]:
@@ -80,18 +80,18 @@ def measure(
 
 
 def _surfaces(
-    one: Array, two: Array, spacing_mm: Sequence[float], tolerance_mm: float
+    first: Array, second: Array, spacing_mm: Sequence[float], tolerance_mm: float
 ) -> tuple[float | None, float | None]:
-    if not one.any() and not two.any():
+    if not first.any() and not second.any():
         return None, None
-    if not one.any() or not two.any():
-        diagonal = math.sqrt(sum((side * edge) ** 2 for side, edge in zip(one.shape, spacing_mm, strict=True)))
+    if not first.any() or not second.any():
+        diagonal = math.sqrt(sum((side * edge) ** 2 for side, edge in zip(first.shape, spacing_mm, strict=True)))
         return 0.0, diagonal
     # scipy, which these need, is not there on every machine that trains
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
 
-    masks = [torch.from_numpy(mask)[None, None].float() for mask in (one, two)]
+    masks = [torch.from_numpy(mask)[None, None].float() for mask in (first, second)]
     spacing = [float(edge) for edge in spacing_mm]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="monai.metrics.utils get_mask_edges")  # MONAI warns of its own call

@@ -99,7 +99,7 @@ def apply(
     for index in np.flatnonzero(chosen.offsets.any(axis=1)):
         offset = torch.tensor([*chosen.offsets[index], 0], dtype=torch.float32)
         moved[index] = sample(images[index : index + 1], grid + offset[:, None, None, None])[0]
-    changed = torch.cat([_intensity(one[None], index, chosen) for index, one in enumerate(moved)])
+    changed = torch.cat([_intensity(image[None], index, chosen) for index, image in enumerate(moved)])
     moved_label = sample(label[None].float(), grid, mode="nearest")[0].round().to(label.dtype)
     # without the metadata that MONAI adds, which slows everything after it
     return convert_to_tensor(changed), convert_to_tensor(moved_label)

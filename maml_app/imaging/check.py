@@ -48,13 +48,13 @@ def inspect(case: Case, spec: TaskSpec) -> Finding:
     notes = list(case.notes)
     grids: dict[str, Grid] = {}
     left_out: dict[str, str] = {}
-    for one in readings(case, spec):
-        name = one.modality.name
-        if one.volume is None:
-            left_out[name] = one.problem
+    for reading in readings(case, spec):
+        name = reading.modality.name
+        if reading.volume is None:
+            left_out[name] = reading.problem
             continue
-        grids[name] = one.volume.grid
-        if one.modality.kind == "PET" and suv_scale(one.volume.voxels) != 1:
+        grids[name] = reading.volume.grid
+        if reading.modality.kind == "PET" and suv_scale(reading.volume.voxels) != 1:
             notes.append(f"{name}: read as hundredths of SUV")
     ordered = {name: grids[name] for name in spec.modality_names if name in grids}
     label, refused = _label(case, spec)

@@ -46,17 +46,17 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
     with lenient():
         found = sort_out(images)
         order = found.part(key).stack(found.notes)
-        used = [images[one.image] for one in order.slices]
+        used = [images[part.image] for part in order.slices]
         for image in used:
             if problem := no_hounsfield(image):
                 raise ImageError(problem)
         scale = suv_factor(used) if used[0].get("Modality") == "PT" else 1.0
         voxels = np.empty(order.grid.shape, np.float32)
         decoded: dict[int, Array] = {}
-        for place, one in enumerate(order.slices):
-            if one.image not in decoded:
-                decoded = {one.image: stored_pixels(images[one.image])}  # one at a time: it may be a whole series
-            plane = frame_values(decoded[one.image], images[one.image], one.frame)
+        for place, part in enumerate(order.slices):
+            if part.image not in decoded:
+                decoded = {part.image: stored_pixels(images[part.image])}  # one at a time: it may be a whole series
+            plane = frame_values(decoded[part.image], images[part.image], part.frame)
             with np.errstate(over="ignore"):  # told below
                 voxels[:, :, place] = plane.T * scale
         _check_repeats(order, images)
@@ -72,14 +72,14 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
 
 def _check_repeats(order: Stack, images: Sequence[Dataset]) -> None:
     """Two images at one place must be one image, sent twice. Raises ImageError."""
-    for one, two in order.repeats:
+    for first, second in order.repeats:
         pixels = [
             frame_values(stored_pixels(images[slice_.image]), images[slice_.image], slice_.frame)
-            for slice_ in (one, two)
+            for slice_ in (first, second)
         ]
         if not np.array_equal(pixels[0], pixels[1]):
             raise ImageError(
-                f"expected one image at each place, got two at {len(order.repeats)} of {len(order.slices)}, the first "
-                f"at {one.position_mm.round(2).tolist()} mm ({one.instance} and {two.instance}) with different pixels; "
-                "delete one of them"
+                f"expected one image at each place, got two at {len(order.repeats)} of {len(order.slices)}, the "
+                f"first at {first.position_mm.round(2).tolist()} mm ({first.instance} and {second.instance}) with "
+                "different pixels; delete one of them"
             )

@@ -61,7 +61,11 @@ class DrawnSegments:
     def __init__(self, seg: Dataset) -> None:
         with lenient():
             refers = seg.get("ReferencedSeriesSequence") or []
-            series = tuple(str(one.get("SeriesInstanceUID", "")) for one in refers if one.get("SeriesInstanceUID"))
+            series = tuple(
+                str(reference.get("SeriesInstanceUID", ""))
+                for reference in refers
+                if reference.get("SeriesInstanceUID")
+            )
             frame = str(seg.get("FrameOfReferenceUID", "") or "")
             made = written(seg)
         self.seg = seg
@@ -86,10 +90,10 @@ class DrawnSegments:
 
 def _sources(seg: Dataset) -> set[str]:
     """SOPInstanceUIDs of the images that frames were derived from (PS3.3 C.7.6.16.2.6)."""
-    found = {str(one.get("ReferencedSOPInstanceUID", "")) for one in seg.get("SourceImageSequence") or []}
+    found = {str(reference.get("ReferencedSOPInstanceUID", "")) for reference in seg.get("SourceImageSequence") or []}
     for frame in range(len(seg.get("PerFrameFunctionalGroupsSequence") or [])):
-        for one in groups(seg, frame):
-            for derivation in one.get("DerivationImageSequence") or []:
+        for group in groups(seg, frame):
+            for derivation in group.get("DerivationImageSequence") or []:
                 for image in derivation.get("SourceImageSequence") or []:
                     found.add(str(image.get("ReferencedSOPInstanceUID", "")))
     return found - {""}

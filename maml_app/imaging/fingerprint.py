@@ -74,7 +74,9 @@ def take_fingerprint(
         tick(case.id)
         try:
             label = read_case_label(case, spec)
-            volumes = {one.modality.name: one.volume for one in readings(case, spec) if one.volume is not None}
+            volumes = {
+                reading.modality.name: reading.volume for reading in readings(case, spec) if reading.volume is not None
+            }
         except CaseError as error:
             skip(case.id, str(error))
             continue

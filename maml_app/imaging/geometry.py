@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,11 @@ from torch.nn import functional as F
 
 from maml_app.imaging.volume import Array, Grid
 
+Shares = Iterable[tuple[int, torch.Tensor]]  # a value of a label map, and its share (X, Y, Z) of each voxel, 0 to 1
+
+PARALLEL = 1e-9  # voxels: an axis that moves an index by less than this is parallel to the other two
+CLEAR = 1e-3  # a lead that float32 coordinates cannot turn round
+UNDECIDED = -1
 SLAB_VOXELS = 4_000_000  # so many target voxels at a time: bounds the memory for coordinates to about 150 MB
 
 
@@ -40,62 +46,89 @@ def _slabs(grid: Grid) -> Iterator[slice]:
 
 
 def resample_slabs(
-    voxels: torch.Tensor, source: Grid, target: Grid, fill: float = 0.0, nearest: bool = False
+    voxels: torch.Tensor, source: Grid, target: Grid, fill: float = 0.0
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Interpolate voxels (C, X, Y, Z) on `source` at the voxel centres of `target`, one slab of X at a time.
+    """Interpolate voxels (C, X, Y, Z) on `source` linearly at the voxel centres of `target`, one slab of X at a time.
 
-    Yields (slice of X, values (C, slab, Y, Z)); linear, or nearest neighbour. Places outside the source's block of
-    voxels get `fill`; within its outer half voxel the border value holds.
+    Yields (slice of X, values (C, slab, Y, Z)). Places outside the source's block of voxels get `fill`; within its
+    outer half voxel the border value holds.
     """
-    # target index -> source index
+    for slab, index, inside in _index_slabs(source, target):
+        places = torch.stack([along.expand(inside.shape) for along in index], dim=-1)
+        values = _sampled(voxels, _for_sampling(places, source)).reshape(-1, *inside.shape)
+        yield slab, torch.where(inside.to(voxels.device), values, torch.tensor(fill, device=voxels.device))
+
+
+def _index_slabs(source: Grid, target: Grid) -> Iterator[tuple[slice, list[torch.Tensor], torch.Tensor]]:
+    """Where the target's voxel centres lie in the source, a slab of X at a time.
+
+    Yields (slice of X, index along each axis of the source, whether that is within its block of voxels), to be
+    broadcast to (slab, Y, Z): where axes are parallel, an index depends on one axis of the target alone.
+    """
     step = np.linalg.inv(source.affine) @ target.affine
-    size = torch.tensor(source.shape, dtype=torch.float64)
-    matrix = torch.from_numpy(step[:3, :3])
+    turned = [[abs(step[axis, other]) * target.shape[other] > PARALLEL for other in range(3)] for axis in range(3)]
     for slab in _slabs(target):
-        axes = [torch.arange(slab.start, slab.stop), torch.arange(target.shape[1]), torch.arange(target.shape[2])]
-        x, y, z = (axis.double() for axis in axes)
-        index = (
-            x[:, None, None, None] * matrix[:, 0]
-            + y[None, :, None, None] * matrix[:, 1]
-            + z[None, None, :, None] * matrix[:, 2]
-            + torch.from_numpy(step[:3, 3])
-        )
-        inside = ((index >= -0.5 - 1e-6) & (index <= size - 0.5 + 1e-6)).all(dim=-1).to(voxels.device)
-        place = ((2 * index + 1) / size - 1).flip(-1).float().to(voxels.device)
-        values = F.grid_sample(
-            voxels[None].float(),
-            place[None],
-            mode="nearest" if nearest else "bilinear",
-            padding_mode="border",
-            align_corners=False,
-        )[0]
-        yield slab, torch.where(inside, values, torch.tensor(fill, device=voxels.device))
+        runs = [torch.arange(slab.start, slab.stop), torch.arange(target.shape[1]), torch.arange(target.shape[2])]
+        x, y, z = (run.double() for run in runs)
+        index = []
+        for axis in range(3):
+            along = torch.full((1, 1, 1), float(step[axis, 3]), dtype=torch.float64)
+            for other, run in enumerate((x[:, None, None], y[:, None], z)):
+                if turned[axis][other]:
+                    along = along + run * float(step[axis, other])
+            index.append(along)
+        within = [
+            (along >= -0.5 - 1e-6) & (along <= size - 0.5 + 1e-6)
+            for along, size in zip(index, source.shape, strict=True)
+        ]
+        inside = within[0] & within[1] & within[2]
+        yield slab, index, inside.expand(slab.stop - slab.start, *target.shape[1:])
+
+
+def _for_sampling(places: torch.Tensor, source: Grid) -> torch.Tensor:
+    """Indices of the source (..., 3) as `grid_sample` takes places: (N, 3) from -1 to 1, last axis first, float32."""
+    size = torch.tensor(source.shape, dtype=torch.float64)
+    return ((2 * places + 1) / size - 1).flip(-1).float().reshape(-1, 3)
+
+
+def _sampled(voxels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Voxels (C, X, Y, Z) at places (N, 3): (C, N), float32."""
+    at = places.to(voxels.device)[None, :, None, None]
+    values = F.grid_sample(voxels[None].float(), at, padding_mode="border", align_corners=False)
+    return values[0, :, :, 0, 0]
 
 
 def resample(voxels: torch.Tensor, source: Grid, target: Grid, fill: float = 0.0) -> torch.Tensor:
     """Linear interpolation of an image (X, Y, Z) onto another grid; float32. Averages first when it gets coarser."""
     if source.same_as(target):
         return voxels.float()
-    voxels, source = _pooled(voxels.float(), source, target)
+    voxels, source = _pooled(voxels.float(), source, target), _pooled_grid(source, target)
     result = torch.empty(target.shape)
     for slab, values in resample_slabs(voxels[None], source, target, fill):
         result[slab] = values[0]
     return result
 
 
-def _pooled(voxels: torch.Tensor, source: Grid, target: Grid) -> tuple[torch.Tensor, Grid]:
-    """Mean over whole blocks of source voxels where the target is at least twice as coarse, against aliasing."""
+def _factors(source: Grid, target: Grid) -> list[int]:
     step = np.linalg.inv(source.affine[:3, :3]) @ target.affine[:3, :3]
-    ratio = np.abs(step).max(axis=1)
-    factor = [max(1, min(int(r + 0.05), n)) for r, n in zip(ratio, source.shape, strict=True)]
-    if max(factor) == 1:
-        return voxels, source
-    pooled = F.avg_pool3d(voxels[None, None], factor, factor, ceil_mode=True, count_include_pad=False)[0, 0]
+    return [max(1, min(int(r + 0.05), n)) for r, n in zip(np.abs(step).max(axis=1), source.shape, strict=True)]
+
+
+def _pooled(voxels: torch.Tensor, source: Grid, target: Grid) -> torch.Tensor:
+    """Mean over whole blocks of source voxels where the target is at least twice as coarse, against aliasing."""
+    factors = _factors(source, target)
+    if max(factors) == 1:
+        return voxels
+    return F.avg_pool3d(voxels[None, None], factors, factors, ceil_mode=True, count_include_pad=False)[0, 0]
+
+
+def _pooled_grid(source: Grid, target: Grid) -> Grid:
+    factors = _factors(source, target)
     affine = source.affine.copy()
-    affine[:3, :3] = source.affine[:3, :3] * factor
-    affine[:3, 3] = source.affine[:3, :3] @ ((np.array(factor) - 1) / 2) + source.affine[:3, 3]
-    x, y, z = pooled.shape
-    return pooled, Grid((x, y, z), affine)
+    affine[:3, :3] = source.affine[:3, :3] * factors
+    affine[:3, 3] = source.affine[:3, :3] @ ((np.array(factors) - 1) / 2) + source.affine[:3, 3]
+    x, y, z = (-(-size // factor) for size, factor in zip(source.shape, factors, strict=True))
+    return Grid((x, y, z), affine)
 
 
 def resample_label(label: Array, source: Grid, target: Grid) -> Array:
@@ -103,37 +136,96 @@ def resample_label(label: Array, source: Grid, target: Grid) -> Array:
     label = np.asarray(label, dtype=np.uint8)
     if source.same_as(target):
         return label
+    values = np.flatnonzero(np.bincount(label.ravel(), minlength=1))
+    box = _box(torch.from_numpy(label) > 0, source, target)
+
+    def shares() -> Shares:
+        for value in sorted({0, *values.tolist()}):
+            yield value, _pooled(torch.from_numpy((label == value).astype(np.float32)), source, target)
+
+    coarser = _pooled_grid(source, target)
+    leader = torch.from_numpy(label).short() if coarser.same_as(source) else _leading(shares())
     result = np.zeros(target.shape, dtype=np.uint8)
-    best = np.full(target.shape, -1, dtype=np.float32)
-    for value in sorted({0, *np.unique(label).tolist()}):
-        mask, grid = _pooled(torch.from_numpy((label == value).astype(np.float32)), source, target)
-        for slab, values in resample_slabs(mask[None], grid, target, fill=float(value == 0)):
-            share = values[0].numpy()
-            wins = share > best[slab]
-            result[slab][wins] = value
-            best[slab][wins] = share[wins]
+    if box:
+        result[box.slices] = _largest(leader, shares, coarser, box.grid)
     return result
 
 
 def restore_label(probabilities: torch.Tensor, source: Grid, target: Grid) -> Array:
     """Bring class probabilities (K, X, Y, Z) onto the asked grid and take the largest class; uint8 (X, Y, Z).
 
-    Outside the source's extent the answer is background. Only the part that can hold foreground is computed.
+    Outside the source's extent the answer is background.
     """
+    chances = probabilities.cpu()
     result = np.zeros(target.shape, dtype=np.uint8)
-    found = torch.nonzero(probabilities[1:].sum(dim=0) > 1 / probabilities.shape[0])
-    if len(found) == 0:
-        return result
-    low, high = (edge.cpu().numpy() for edge in (found.min(dim=0).values, found.max(dim=0).values))
-    # one voxel of margin for the interpolation, in the asked grid's indices
-    corners = source.crop(low - 1, high + 2).corners_mm()
+    box = _box(chances[1:].sum(dim=0) > 1 / len(chances), source, target)
+    if box:
+        result[box.slices] = _largest(_leading(enumerate(chances)), lambda: enumerate(chances), source, box.grid)
+    return result
+
+
+class _Box(NamedTuple):
+    slices: tuple[slice, ...]
+    grid: Grid
+
+
+def _box(there: torch.Tensor, source: Grid, target: Grid) -> _Box | None:
+    """The part of the target that what is true in (X, Y, Z) of the source can reach; None if there is none."""
+    if not there.any():
+        return None
+    margin = np.array(_factors(source, target))  # for the interpolation, between means of so many voxels
+    along = [there.any(dim=other).any(dim=last) for other, last in ((2, 1), (2, 0), (1, 0))]
+    low, high = np.array([torch.nonzero(line)[[0, -1], 0].tolist() for line in along]).T
+    corners = source.crop(low - margin, high + margin + 1).corners_mm()
     index = (corners - target.affine[:3, 3]) @ np.linalg.inv(target.affine[:3, :3]).T
     start = np.clip(np.floor(index.min(axis=0)), 0, target.shape).astype(int)
     stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, target.shape).astype(int)
     if (stop <= start).any():
-        return result
-    part = target.crop(start, stop)
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    for slab, values in resample_slabs(probabilities, source, part):
-        result[box][slab] = values.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return None
+    return _Box(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)), target.crop(start, stop))
+
+
+def _largest(leader: torch.Tensor, shares: Callable[[], Shares], source: Grid, target: Grid) -> Array:
+    """The value with the largest share, interpolated linearly, at each voxel of the target; uint8, 0 outside.
+
+    Where one value leads at all eight corners around a place, it leads there: only the other places are worked out.
+
+    Args:
+        leader: (X, Y, Z) int16 of the source, UNDECIDED where none leads clearly.
+    """
+    cells = leader
+    for axis in range(3):  # of a voxel and all next ones up each axis
+        following = torch.cat([cells.narrow(axis, 1, cells.shape[axis] - 1), cells.narrow(axis, -1, 1)], dim=axis)
+        cells = torch.where(cells == following, cells, UNDECIDED)
+    result = np.zeros(target.shape, dtype=np.uint8)
+    open_at, open_places = [], []
+    for slab, index, inside in _index_slabs(source, target):
+        cell = torch.zeros((1, 1, 1), dtype=torch.int64)
+        for along, size in zip(index, source.shape, strict=True):
+            cell = cell * size + along.clamp(0, size - 1).floor().long()
+        found = torch.where(inside, cells.take(cell), 0)
+        result[slab] = found.numpy()
+        at = torch.nonzero(found == UNDECIDED, as_tuple=True)
+        places = torch.stack([along.expand(found.shape)[at] for along in index], dim=-1)
+        open_places.append(_for_sampling(places, source))
+        at = (at[0] + slab.start, at[1], at[2])
+        open_at.append(torch.from_numpy(np.ravel_multi_index([a.numpy() for a in at], target.shape)))
+    places = torch.cat(open_places)
+    best, found = torch.full((len(places),), -1.0), torch.zeros(len(places), dtype=torch.uint8)
+    for value, share in shares():
+        values = _sampled(share[None], places)[0]
+        found[values > best] = value
+        best = torch.maximum(best, values)
+    result.reshape(-1)[torch.cat(open_at).numpy()] = found.numpy()
     return result
+
+
+def _leading(shares: Shares) -> torch.Tensor:
+    """(X, Y, Z) int16: the value that leads clearly, else UNDECIDED."""
+    leader = best = second = torch.zeros(())
+    for value, share in shares:
+        share = share.float()
+        leader = torch.where(share > best, value, leader)
+        second = torch.maximum(second, torch.minimum(share, best))
+        best = torch.maximum(share, best)
+    return torch.where(best - second > CLEAR, leader, UNDECIDED).short()

@@ -176,14 +176,14 @@ def _others(case: Case) -> dict[str, Grid]:
 
 def off_grid(grid: Grid, grids: dict[str, Grid]) -> str:
     """Why a label lies on none of these grids, with the places of both."""
-    alike = {name: one for name, one in grids.items() if one.shape == grid.shape}
+    alike = {name: known for name, known in grids.items() if known.shape == grid.shape}
     if alike:
         name, nearest = min(alike.items(), key=lambda item: item[1].apart_mm(grid))
         return (
             f"expected the label where {name} lies, {nearest.place}, got as many voxels elsewhere, {grid.place}: "
             f"corners up to {nearest.apart_mm(grid):.1f} mm apart; write the label with the image's affine"
         )
-    listed = "; ".join(f"{name} {one.place}" for name, one in grids.items())
+    listed = "; ".join(f"{name} {known.place}" for name, known in grids.items())
     return f"expected a label on the grid of one of its images ({listed}), got {grid.place}"
 
 

@@ -55,12 +55,12 @@ class Stack:
     @property
     def instances(self) -> list[str]:
         """SOPInstanceUID of each slice, along the third axis."""
-        return [one.instance for one in self.slices]
+        return [slice_.instance for slice_ in self.slices]
 
     @property
     def names(self) -> list[str]:
         """Each slice as WADO-RS addresses it, `INSTANCE/frames/NUMBER`, along the third axis."""
-        return [f"{one.instance}/frames/{one.frame + 1}" for one in self.slices]
+        return [f"{slice_.instance}/frames/{slice_.frame + 1}" for slice_ in self.slices]
 
 
 def groups(image: Dataset, frame: int) -> list[Dataset]:
@@ -75,17 +75,17 @@ def groups(image: Dataset, frame: int) -> list[Dataset]:
 
 def group(image: Dataset, frame: int, name: str) -> Dataset | None:
     """One functional group of a frame by its keyword; None if the image has none."""
-    for one in groups(image, frame):
-        if one.get(name):
-            found: Dataset = one.get(name)[0]
+    for group in groups(image, frame):
+        if group.get(name):
+            found: Dataset = group.get(name)[0]
             return found
     return None
 
 
 def attribute(image: Dataset, frame: int, keyword: str) -> Any:
     """An attribute of a frame, wherever it is kept: in its groups, in the shared ones, or in the image."""
-    for one in groups(image, frame):
-        for element in one:
+    for group in groups(image, frame):
+        for element in group:
             if element.VR == "SQ" and element.value and keyword in element.value[0]:
                 return element.value[0].get(keyword)
     return image.get(keyword)
@@ -124,7 +124,7 @@ def planes(image: Dataset, index: int = 0) -> list[Slice]:
 
 def places_mm(slices: Sequence[Slice]) -> Array:
     """Where slices of one orientation lie along their normal, mm."""
-    return np.array([one.position_mm for one in slices]) @ slices[0].normal
+    return np.array([slice_.position_mm for slice_ in slices]) @ slices[0].normal
 
 
 def crowded(slices: Sequence[Slice]) -> list[list[int]]:
@@ -135,7 +135,7 @@ def crowded(slices: Sequence[Slice]) -> list[list[int]]:
     wide = steps[steps > 1e-3]
     near = SAME_PLACE * max(float(np.median(wide)) if wide.size else 0.1, 0.1)
     found = np.split(order, np.flatnonzero(steps > near) + 1)
-    return [[int(one) for one in together] for together in found if len(together) > 1]
+    return [[int(place) for place in together] for together in found if len(together) > 1]
 
 
 def span(slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], Grid]:
@@ -149,8 +149,8 @@ def span(slices: Sequence[Slice]) -> tuple[tuple[Slice, ...], Grid]:
     first = slices[0]
     if abs(np.linalg.norm(first.normal) - 1) > 0.01:
         raise ImageError(f"expected ImageOrientationPatient as two unit vectors at right angles, got {first.axes}")
-    ordered = sorted(slices, key=lambda one: float(one.position_mm @ first.normal))
-    positions = np.array([one.position_mm for one in ordered])
+    ordered = sorted(slices, key=lambda slice_: float(slice_.position_mm @ first.normal))
+    positions = np.array([slice_.position_mm for slice_ in ordered])
     index = np.arange(len(ordered))
     # places are judged, not differences: those of slices every 0.625 mm, written with one decimal, are 0.6 or 0.7 mm
     step, origin = np.polyfit(index, positions, 1)  # tilted against the normal by a gantry tilt

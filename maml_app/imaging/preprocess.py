@@ -77,16 +77,16 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
     left_out: dict[str, str] = {}
     grid: Grid | None = None
     images = torch.empty(0)
-    for one in readings(case, spec):
-        name = one.modality.name
-        if one.volume is None:
-            left_out[name] = one.problem
+    for reading in readings(case, spec):
+        name = reading.modality.name
+        if reading.volume is None:
+            left_out[name] = reading.problem
             continue
         if grid is None:
-            grid = network_grid(one.volume.grid, spec.preprocess.spacing_mm)
+            grid = network_grid(reading.volume.grid, spec.preprocess.spacing_mm)
             images = torch.zeros((len(spec.modalities), *grid.shape))
-        normal, outside = normalise(one.volume, one.modality)
-        images[places[name]] = resample(normal, one.volume.grid, grid, fill=outside)
+        normal, outside = normalise(reading.volume, reading.modality)
+        images[places[name]] = resample(normal, reading.volume.grid, grid, fill=outside)
         presence[places[name]] = True
     if grid is None:
         raise ImageError(no_image(case, left_out))

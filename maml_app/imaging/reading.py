@@ -92,8 +92,10 @@ def _grids(case: Case, spec: TaskSpec) -> tuple[dict[str, Grid], dict[str, str]]
 
 def _apart(grids: dict[str, Grid]) -> dict[str, str]:
     """Images that lie elsewhere than most others, and why; where two stand against each other, the later one."""
-    shares = {(one, two): grids[one].shared(grids[two]) for one in grids for two in grids if one != two}
-    anchor = max(grids, key=lambda one: sum(shares[one, two] >= SHARED for two in grids if two != one), default="")
+    shares = {(name, other): grids[name].shared(grids[other]) for name in grids for other in grids if name != other}
+    anchor = max(
+        grids, key=lambda name: sum(shares[name, other] >= SHARED for other in grids if other != name), default=""
+    )
     return {
         name: f"only {shares[name, anchor]:.0%} of it lies where {anchor} does: are both from one examination?"
         if shares[name, anchor]

@@ -51,22 +51,22 @@ def sources(order: Stack, headers: Sequence[Dataset]) -> list[Dataset]:
     identity = _identity(first)
     whole = len(set(order.instances)) == 1 and frames_of(first) > 1
     made = []
-    for one in order.slices[: 1 if whole else None]:
+    for slice_ in order.slices[: 1 if whole else None]:
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         for keyword, value in identity.items():
             setattr(image, keyword, value)
-        header = by_uid[one.instance]
-        image.SOPInstanceUID, image.SOPClassUID = one.instance, _uid(header, "SOPClassUID")
-        image.Columns, image.Rows = one.size
+        header = by_uid[slice_.instance]
+        image.SOPInstanceUID, image.SOPClassUID = slice_.instance, _uid(header, "SOPClassUID")
+        image.Columns, image.Rows = slice_.size
         thickness = _thickness(header, order)
         if whole:
-            _frames(image, planes(header), thickness, one)
+            _frames(image, planes(header), thickness, slice_)
         else:
-            _measures(image, one, thickness)
-            image.ImageOrientationPatient = _numbers(one.axes.ravel())
-            image.ImagePositionPatient = _numbers(one.position_mm)
+            _measures(image, slice_, thickness)
+            image.ImageOrientationPatient = _numbers(slice_.axes.ravel())
+            image.ImagePositionPatient = _numbers(slice_.position_mm)
         made.append(image)
     return made
 
@@ -120,17 +120,17 @@ def _numbers(values: Iterable[float]) -> list[str]:
     return [format_number_as_ds(float(value)) for value in values]
 
 
-def _measures(target: Dataset, one: Slice, thickness: float) -> None:
-    columns, rows = one.spacing_mm
+def _measures(target: Dataset, slice_: Slice, thickness: float) -> None:
+    columns, rows = slice_.spacing_mm
     target.PixelSpacing, target.SliceThickness = _numbers([rows, columns]), format_number_as_ds(thickness)
 
 
-def _frames(image: Dataset, frames: Sequence[Slice], thickness: float, one: Slice) -> None:
+def _frames(image: Dataset, frames: Sequence[Slice], thickness: float, slice_: Slice) -> None:
     """The functional groups of a multi-frame image that place its frames."""
     image.NumberOfFrames = len(frames)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
-    _measures(measures, one, thickness)
-    orientation.ImageOrientationPatient = _numbers(one.axes.ravel())
+    _measures(measures, slice_, thickness)
+    orientation.ImageOrientationPatient = _numbers(slice_.axes.ravel())
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     image.SharedFunctionalGroupsSequence = [shared]
     image.PerFrameFunctionalGroupsSequence = []

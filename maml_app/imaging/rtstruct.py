@@ -92,8 +92,8 @@ def _origin(file: Dataset) -> Origin:
     for reference in file.get("ReferencedFrameOfReferenceSequence") or []:
         frame = frame or str(reference.get("FrameOfReferenceUID", "") or "")
         for study in reference.get("RTReferencedStudySequence") or []:
-            for one in study.get("RTReferencedSeriesSequence") or []:
-                series.append(str(one.get("SeriesInstanceUID", "") or ""))
+            for referred in study.get("RTReferencedSeriesSequence") or []:
+                series.append(str(referred.get("SeriesInstanceUID", "") or ""))
     for roi in file.get("ROIContourSequence") or []:
         for contour in roi.get("ContourSequence") or []:
             for image in contour.get("ContourImageSequence") or []:
@@ -138,15 +138,15 @@ def _on_plane(contour: Contour, grid: Grid, where: str) -> tuple[int, Array]:
 
 def _filled(shape: tuple[int, int], polygons: Sequence[tuple[str, Array]]) -> Array:
     """Which pixel centres lie inside the contours (N, 2) of one ROI in one plane."""
-    drawn = [(kind, np.asarray(grid_points_in_poly(shape, one, binarize=True))) for kind, one in polygons]
+    drawn = [(kind, np.asarray(grid_points_in_poly(shape, polygon, binarize=True))) for kind, polygon in polygons]
     combined = np.logical_xor.reduce([np.zeros(shape, bool), *(mask for kind, mask in drawn if kind in XOR)])
     distinct: list[Array] = []
     for mask in sorted((mask for kind, mask in drawn if kind not in XOR), key=lambda mask: -int(mask.sum())):
-        if not any((mask & one).sum() >= COPY * (mask | one).sum() for one in distinct):
+        if not any((mask & other).sum() >= COPY * (mask | other).sum() for other in distinct):
             distinct.append(mask)
     result = np.zeros(shape, bool)
     for place, mask in enumerate(distinct):  # from the largest down: what holds a contour comes before it
-        depth = sum(not (mask & ~one).any() for one in distinct[:place])
+        depth = sum(not (mask & ~other).any() for other in distinct[:place])
         result = result & ~mask if depth % 2 else result | mask
     return np.asarray(result | combined)
 
@@ -160,14 +160,18 @@ def _gaps(inside: Array, where: str) -> tuple[str, ...]:
     used = np.flatnonzero(inside.any(axis=(0, 1)))
     pairs = list(pairwise(used.tolist()))
     # two findings, one above the other, need not lie over each other
-    gaps = [(one, two) for one, two in pairs if two - one > 1 and (inside[:, :, one] & inside[:, :, two]).any()]
+    gaps = [
+        (first, second)
+        for first, second in pairs
+        if second - first > 1 and (inside[:, :, first] & inside[:, :, second]).any()
+    ]
     if not gaps:
         return ()
     if len(gaps) > 1 and 2 * len(gaps) >= len(pairs):
-        slices = ", ".join(str(one + 1) for one in used[:8]) + ("…" if len(used) > 8 else "")
+        slices = ", ".join(str(place + 1) for place in used[:8]) + ("…" if len(used) > 8 else "")
         raise LabelError(
             f"{where}: expected contours on every slice, got them on slices {slices} of {inside.shape[2]}: fill in the "
             "slices between, in the program that drew it"
         )
-    lacking = ", ".join(str(place + 1) for one, two in gaps for place in range(one + 1, two))
+    lacking = ", ".join(str(place + 1) for first, second in gaps for place in range(first + 1, second))
     return (f"{where}: no contour on slice {lacking}, though there are above and below",)

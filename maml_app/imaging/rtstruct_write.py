@@ -46,12 +46,12 @@ def write_rtstruct(
         frame = str(first.get("FrameOfReferenceUID", ""))
         file.ReferencedFrameOfReferenceSequence = [_reference(images, frame)]
         file.StructureSetROISequence, file.ROIContourSequence, file.RTROIObservationsSequence = [], [], []
-        for number, one in enumerate(spec.labels, start=1):
+        for number, named in enumerate(spec.labels, start=1):
             roi, drawn, observed = Dataset(), Dataset(), Dataset()
-            roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, one.name, frame
+            roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, named.name, frame
             roi.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
-            drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, list(one.colour)
-            drawn.ContourSequence = _contours(label == one.value, order, images)
+            drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, list(named.colour)
+            drawn.ContourSequence = _contours(label == named.value, order, images)
             observed.ObservationNumber = observed.ReferencedROINumber = number
             observed.RTROIInterpretedType, observed.ROIInterpreter = "", ""
             file.StructureSetROISequence.append(roi)

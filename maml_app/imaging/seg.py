@@ -123,8 +123,8 @@ def write_seg(
         seg.ContentDate, seg.ContentTime = DA(provenance.written.date()), TM(provenance.written.time())
     if provenance.record:
         seg.private_block(GROUP, CREATOR, create=True).add_new(RECORD, "UT", provenance.record)
-    for segment, one in zip(seg.SegmentSequence, spec.labels, strict=True):
-        segment.RecommendedDisplayCIELabValue = _cielab(one.colour)
+    for segment, structure in zip(seg.SegmentSequence, spec.labels, strict=True):
+        segment.RecommendedDisplayCIELabValue = _cielab(structure.colour)
     return seg
 
 
@@ -136,11 +136,11 @@ def _frames(
     if len(images) == len(order.slices):
         return frames, None
     # multi-frame: in the order of its frames, and if the stack is only some of them, by place
-    frames = frames[np.argsort([one.frame for one in order.slices])]
+    frames = frames[np.argsort([slice_.frame for slice_ in order.slices])]
     if int(images[0].NumberOfFrames) == len(frames):
         return frames, None
-    shown = sorted(order.slices, key=lambda one: one.frame)
-    return frames, [hd.PlanePositionSequence("PATIENT", one.position_mm.tolist()) for one in shown]
+    shown = sorted(order.slices, key=lambda slice_: slice_.frame)
+    return frames, [hd.PlanePositionSequence("PATIENT", slice_.position_mm.tolist()) for slice_ in shown]
 
 
 def _segments(spec: TaskSpec, provenance: Provenance) -> list[hd.seg.SegmentDescription]:
@@ -153,16 +153,16 @@ def _segments(spec: TaskSpec, provenance: Provenance) -> list[hd.seg.SegmentDesc
         )
     return [
         hd.seg.SegmentDescription(
-            segment_number=one.value,
-            segment_label=one.name,
-            segmented_property_category=_concept(one.category),
-            segmented_property_type=_concept(one.type),
+            segment_number=label.value,
+            segment_label=label.name,
+            segmented_property_category=_concept(label.category),
+            segmented_property_type=_concept(label.type),
             algorithm_type=provenance.drawn,
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
-            tracking_id=tracking_id(spec, one),
+            tracking_id=tracking_id(spec, label),
         )
-        for one in spec.labels
+        for label in spec.labels
     ]
 
 

@@ -113,7 +113,7 @@ def label_of(segment: Dataset, spec: TaskSpec) -> int | None:
         return value
     kind = (segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0]
     code = str(kind.get("CodingSchemeDesignator", "")), str(kind.get("CodeValue", ""))
-    found = [one.value for one in spec.labels if (one.type.scheme, one.type.value) == code]
+    found = [label.value for label in spec.labels if (label.type.scheme, label.type.value) == code]
     return found[0] if len(found) == 1 else None
 
 
@@ -127,7 +127,7 @@ def segment_values(seg: Dataset, spec: TaskSpec) -> dict[int, int]:
     for segment in seg.get("SegmentSequence") or []:
         value = label_of(segment, spec)
         if value is None:
-            known = [f"{one.name} ({one.type.scheme} {one.type.value})" for one in spec.labels]
+            known = [f"{label.name} ({label.type.scheme} {label.type.value})" for label in spec.labels]
             kind = (segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0]
             raise LabelError(
                 f"segment {segment.get('SegmentNumber')}: expected one of {known}, got {segment_name(segment)!r} "

@@ -39,10 +39,10 @@ def read_seg(seg: Dataset, order: Stack, spec: TaskSpec, frame_of_reference: str
     for number, mask in read_segments(seg, order.grid, values).items():
         clash = mask & (label != 0)
         if clash.any():
-            one, two = spec.label_values[int(label[clash][0])], spec.label_values[values[number]]
+            first, second = spec.label_values[int(label[clash][0])], spec.label_values[values[number]]
             raise LabelError(
-                f"{where}: expected segments that do not overlap, got {int(clash.sum())} voxels that are both {one} "
-                f"and {two}; a label map holds one label a voxel"
+                f"{where}: expected segments that do not overlap, got {int(clash.sum())} voxels that are both {first} "
+                f"and {second}; a label map holds one label a voxel"
             )
         label[mask] = values[number]
     return label

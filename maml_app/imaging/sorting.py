@@ -78,7 +78,10 @@ class Part:
                 raise ImageError(self.problem)
             slices, grid = span(self.slices)
         except ImageError as error:
-            twice = [f"two images at one place ({one.instance} and {two.instance})" for one, two in self.repeats[:1]]
+            twice = [
+                f"two images at one place ({first.instance} and {second.instance})"
+                for first, second in self.repeats[:1]
+            ]
             raise ImageError("; ".join([str(error), *([] if self.problem else twice), *notes])) from None
         return Stack(slices, grid, self.repeats, tuple(notes))
 
@@ -96,10 +99,10 @@ class Sorted:
         Raises:
             ImageError: there are several, which are named, or none.
         """
-        for one in self.parts:
-            if one.key == key or (not key and len(self.parts) == 1):
-                return one
-        names = "; ".join(one.name for one in self.parts)
+        for part in self.parts:
+            if part.key == key or (not key and len(self.parts) == 1):
+                return part
+        names = "; ".join(part.name for part in self.parts)
         asked = f" {key!r}" if key else ""
         raise ImageError(
             f"expected one volume{asked}, got {len(self.parts)} in one series: {names}; say by hand which it is, as "
@@ -132,15 +135,15 @@ def sort_out(images: Sequence[Dataset]) -> Sorted:
     if nowhere:
         notes.append(_left_out(len(nowhere), f"without a place in space ({nowhere[0]})"))
     shapes = _by_shape(slices, images)
-    alone = [one for one in shapes if len(one.slices) < 2]
+    alone = [shape for shape in shapes if len(shape.slices) < 2]
     if alone and len(alone) < len(shapes):
         differs = ", ".join(f"{name} {value}" for name, value in alone[0].tells)
         notes.append(_left_out(len(alone), f"that differs from the others ({differs})"))
-        shapes = [one for one in shapes if len(one.slices) > 1]
+        shapes = [shape for shape in shapes if len(shape.slices) > 1]
         if len(shapes) == 1:
             shapes = [Part(shapes[0].slices)]
     parts = [part for shape in shapes for part in _divided(shape, images, [])]
-    return Sorted(tuple(sorted(parts, key=lambda one: (-len(one.slices), one.key))), tuple(notes))
+    return Sorted(tuple(sorted(parts, key=lambda part: (-len(part.slices), part.key))), tuple(notes))
 
 
 def _left_out(count: int, what: str) -> str:
@@ -154,37 +157,37 @@ def _is_localizer(image: Dataset) -> bool:
 def _by_shape(slices: Sequence[Slice], images: Sequence[Dataset]) -> list[Part]:
     """Slices of one frame of reference, size, spacing and orientation each; told apart by what differs."""
     found: list[list[Slice]] = []
-    for one in slices:
+    for slice_ in slices:
         for members in found:
-            if _alike(one, members[0], images):
-                members.append(one)
+            if _alike(slice_, members[0], images):
+                members.append(slice_)
                 break
         else:
-            found.append([one])
+            found.append([slice_])
     firsts = [members[0] for members in found]
     says: dict[str, Callable[[Slice], str]] = {
-        "FrameOfReferenceUID": lambda one: _frame(one, images),
-        "Size": lambda one: f"{one.size[0]}x{one.size[1]}",
-        "PixelSpacing": lambda one: "x".join(f"{edge:.3g}" for edge in one.spacing_mm),
-        "Orientation": lambda one: "/".join(f"{cosine:.3f}" for cosine in one.axes.ravel()),
+        "FrameOfReferenceUID": lambda slice_: _frame(slice_, images),
+        "Size": lambda slice_: f"{slice_.size[0]}x{slice_.size[1]}",
+        "PixelSpacing": lambda slice_: "x".join(f"{edge:.3g}" for edge in slice_.spacing_mm),
+        "Orientation": lambda slice_: "/".join(f"{cosine:.3f}" for cosine in slice_.axes.ravel()),
     }
-    differ = [name for name, say in says.items() if len({say(one) for one in firsts}) > 1]
+    differ = [name for name, say in says.items() if len({say(slice_) for slice_ in firsts}) > 1]
     return [
         Part(tuple(members), tuple((name, says[name](members[0])) for name in differ) if len(found) > 1 else ())
         for members in found
     ]
 
 
-def _frame(one: Slice, images: Sequence[Dataset]) -> str:
-    return str(images[one.image].get("FrameOfReferenceUID", ""))
+def _frame(slice_: Slice, images: Sequence[Dataset]) -> str:
+    return str(images[slice_.image].get("FrameOfReferenceUID", ""))
 
 
-def _alike(one: Slice, other: Slice, images: Sequence[Dataset]) -> bool:
+def _alike(slice_: Slice, other: Slice, images: Sequence[Dataset]) -> bool:
     return (
-        one.size == other.size
-        and float(np.abs(one.axes - other.axes).max()) <= ALIKE
-        and bool(np.allclose(one.spacing_mm, other.spacing_mm, rtol=1e-3))
-        and _frame(one, images) == _frame(other, images)
+        slice_.size == other.size
+        and float(np.abs(slice_.axes - other.axes).max()) <= ALIKE
+        and bool(np.allclose(slice_.spacing_mm, other.spacing_mm, rtol=1e-3))
+        and _frame(slice_, images) == _frame(other, images)
     )
 
 
@@ -197,7 +200,7 @@ def told(image: Dataset, frame: int, name: str) -> str | float:
         if isinstance(value, Real):
             return float(value) if math.isfinite(value) else ""
         several = not isinstance(value, str) and hasattr(value, "__iter__")
-        return "/".join(str(one) for one in value) if several else str(value).strip()
+        return "/".join(str(item) for item in value) if several else str(value).strip()
     return ""
 
 
@@ -207,13 +210,13 @@ def _plain(value: str | float) -> str:
 
 def _values(part: Part, images: Sequence[Dataset], name: str) -> list[str]:
     """What each slice says of one of `TELLS`, as text; numbers that differ by less than 2 % count as one."""
-    raw = [told(images[one.image], one.frame, name) for one in part.slices]
+    raw = [told(images[slice_.image], slice_.frame, name) for slice_ in part.slices]
     merged: dict[float, float] = {}
-    for number in sorted({one for one in raw if isinstance(one, float)}):
+    for number in sorted({value for value in raw if isinstance(value, float)}):
         last = next(reversed(merged.values()), None)
         close = last is not None and not (number.is_integer() and last.is_integer()) and number - last < 0.02 * number
         merged[number] = last if close and last is not None else number
-    return [f"{merged[one]:.10g}" if isinstance(one, float) else one for one in raw]
+    return [f"{merged[value]:.10g}" if isinstance(value, float) else value for value in raw]
 
 
 def _divided(part: Part, images: Sequence[Dataset], used: list[str]) -> list[Part]:
@@ -231,18 +234,18 @@ def _divided(part: Part, images: Sequence[Dataset], used: list[str]) -> list[Par
             continue
         groups = [
             Part(
-                tuple(one for one, own in zip(part.slices, values, strict=True) if own == value),
+                tuple(slice_ for slice_, own in zip(part.slices, values, strict=True) if own == value),
                 (*part.tells, (name, value or "none")),
             )
             for value in counts
         ]
-        return [smaller for one in groups for smaller in _divided(one, images, [*used, name])]
+        return [smaller for group in groups for smaller in _divided(group, images, [*used, name])]
     return [_with_repeats(part, together, images)] if together else [part]
 
 
 def _all_differ(together: Sequence[Sequence[int]], values: Sequence[Hashable], whole: bool) -> bool:
     """Whether values tell apart what lies at one place: all of it, or (where they may be one of several) some."""
-    differ = [len({values[one] for one in place}) for place in together]
+    differ = [len({values[index] for index in place}) for place in together]
     return (
         all(count > 1 for count in differ)
         if whole
@@ -253,7 +256,7 @@ def _all_differ(together: Sequence[Sequence[int]], values: Sequence[Hashable], w
 def _between(part: Part, values: Sequence[str], name: str, images: Sequence[Dataset]) -> bool:
     """Whether slices of one value lie between slices of another, so that they are several volumes."""
     order = np.argsort(places_mm(part.slices))
-    runs = 1 + sum(values[one] != values[two] for one, two in pairwise(order.tolist()))
+    runs = 1 + sum(values[first] != values[second] for first, second in pairwise(order.tolist()))
     if runs == len(set(values)):
         return False
     first = images[part.slices[0].image]
@@ -271,17 +274,17 @@ def _with_repeats(part: Part, together: Sequence[Sequence[int]], images: Sequenc
     """One slice of each place is kept; a problem where headers say that they were acquired one after the other."""
     repeats, dropped = [], set()
     for place in together:
-        kept, *others = sorted(place, key=lambda one: part.slices[one].instance)
-        repeats += [(part.slices[kept], part.slices[one]) for one in others]
+        kept, *others = sorted(place, key=lambda index: part.slices[index].instance)
+        repeats += [(part.slices[kept], part.slices[other]) for other in others]
         dropped |= set(others)
-    slices = tuple(one for number, one in enumerate(part.slices) if number not in dropped)
-    one, two = repeats[0]
+    slices = tuple(slice_ for number, slice_ in enumerate(part.slices) if number not in dropped)
+    first, second = repeats[0]
     where = (
         f"expected one image at each place, got two at {len(together)} of {len(slices)}, the first at "
-        f"{one.position_mm.round(2).tolist()} mm ({one.instance} and {two.instance})"
+        f"{first.position_mm.round(2).tolist()} mm ({first.instance} and {second.instance})"
     )
     for name in TELLS:
-        values = [told(images[slice_.image], slice_.frame, name) for slice_ in (one, two)]
+        values = [told(images[slice_.image], slice_.frame, name) for slice_ in (first, second)]
         if values[0] != values[1]:
             problem = f"{where}: {name} {' and '.join(sorted(map(_plain, values)))}; delete one of them"
             return Part(slices, part.tells, tuple(repeats), problem)

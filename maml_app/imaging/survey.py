@@ -48,7 +48,7 @@ def survey(headers: Sequence[Dataset]) -> list[Surveyed]:
 
 def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> Surveyed:
     first = headers[part.slices[0].image]
-    used = [headers[one.image] for one in part.slices]
+    used = [headers[slice_.image] for slice_ in part.slices]
     problem = ""
     try:
         part.stack(notes)
@@ -67,7 +67,7 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
     more = []
     if part.repeats and not problem:
         more = [f"{len(part.repeats)} images lie where another does; used if their pixels are the same"]
-    images = len({one.instance for one in part.slices})
+    images = len({slice_.instance for slice_ in part.slices})
     return Surveyed(
         _frame(first), images, attributes, part.key, _problem(first, problem, len(part.slices)), (*notes, *more)
     )

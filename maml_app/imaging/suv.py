@@ -117,7 +117,7 @@ def _positive(source: Dataset, keyword: str) -> float:
 def parse_date_time(text: str) -> datetime | None:
     """A DICOM DT value (PS3.5 6.2), with its zone if it has one; None if it does not tell a time of day."""
     found = re.fullmatch(r"(\d{8})(\d{2})(\d{2})?(\d{2})?(\.\d{1,6})?([+-]\d{4})?", text.strip())
-    return _moment(found[1], "".join(one or "" for one in found.groups()[1:5]), found[6] or "") if found else None
+    return _moment(found[1], "".join(digits or "" for digits in found.groups()[1:5]), found[6] or "") if found else None
 
 
 def _moment(date: str, time: str, zone: str = "") -> datetime | None:
@@ -130,7 +130,7 @@ def _moment(date: str, time: str, zone: str = "") -> datetime | None:
         day = datetime.strptime(date, "%Y%m%d")
     except ValueError:
         return None
-    hours, minutes, seconds = (int(one or 0) for one in found.groups()[:3])
+    hours, minutes, seconds = (int(digits or 0) for digits in found.groups()[:3])
     moment = day + timedelta(hours=hours, minutes=minutes, seconds=seconds + float(found[4] or 0))
     return moment.replace(tzinfo=_zone(zone))
 
@@ -164,9 +164,9 @@ def scan_start(images: Sequence[Dataset]) -> datetime:
         ImageError: no image says when it was acquired, nor the series.
     """
     acquired = [_local(image, "Acquisition", ("SeriesDate", "ContentDate", "StudyDate")) for image in images]
-    first = min((one for one in acquired if one), key=_sortable, default=None)
+    first = min((moment for moment in acquired if moment), key=_sortable, default=None)
     began = [_local(image, "Series", ("AcquisitionDate", "ContentDate", "StudyDate")) for image in images]
-    series = min((one for one in began if one), key=_sortable, default=None)
+    series = min((moment for moment in began if moment), key=_sortable, default=None)
     if series is not None and (first is None or _seconds(series, first) >= 0):
         return series
     if first is None:
@@ -178,11 +178,11 @@ def _sortable(moment: datetime) -> float:
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
-def _seconds(one: datetime, two: datetime) -> float:
+def _seconds(first: datetime, second: datetime) -> float:
     """From one moment to another; by the clock where one of them does not say its zone."""
-    if one.tzinfo is None or two.tzinfo is None:
-        one, two = one.replace(tzinfo=None), two.replace(tzinfo=None)
-    return (two - one).total_seconds()
+    if first.tzinfo is None or second.tzinfo is None:
+        first, second = first.replace(tzinfo=None), second.replace(tzinfo=None)
+    return (second - first).total_seconds()
 
 
 def _injected(info: Dataset, image: Dataset) -> tuple[datetime, bool]:

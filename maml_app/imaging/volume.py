@@ -92,9 +92,9 @@ class Grid:
 
     def overlaps(self, other: Grid) -> bool:
         """Whether the two blocks of voxels share space, judged in the axes of either."""
-        for one, two in ((self, other), (other, self)):
-            index = (two.corners_mm() - one.affine[:3, 3]) @ np.linalg.inv(one.affine[:3, :3]).T
-            if (index.max(axis=0) < -0.5).any() or (index.min(axis=0) > np.array(one.shape) - 0.5).any():
+        for first, second in ((self, other), (other, self)):
+            index = (second.corners_mm() - first.affine[:3, 3]) @ np.linalg.inv(first.affine[:3, :3]).T
+            if (index.max(axis=0) < -0.5).any() or (index.min(axis=0) > np.array(first.shape) - 0.5).any():
                 return False
         return True
 

@@ -44,10 +44,10 @@ def draw_difference(case: Case, label: Volume, other: Volume, spec: TaskSpec, pa
         low, high = np.percentile(plane, (1, 99))
         axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=along / across, origin="lower")
         for mask, style in ((label.voxels, "solid"), (before, "dashed")):
-            for one in spec.labels:
-                inside = (mask[:, :, place] == one.value).T
+            for structure in spec.labels:
+                inside = (mask[:, :, place] == structure.value).T
                 if inside.any():
-                    colour = "#{:02x}{:02x}{:02x}".format(*one.colour)
+                    colour = "#{:02x}{:02x}{:02x}".format(*structure.colour)
                     axes.contour(inside, [0.5], colors=[colour], linestyles=style, linewidths=1)
         axes.set(title=f"{name}, slice {place}", xticks=[], yticks=[])
     try:

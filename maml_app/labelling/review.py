@@ -89,9 +89,9 @@ def agreement(source: CaseSource, spec: TaskSpec, case_id: str) -> Reading | Non
     if len(found) < 2:
         return None
     case = source.case(case_id)
-    one, two = (read_stored_label(find_label(case, reading.entry.label), spec) for reading in found[:2])
+    before, after = (read_stored_label(find_label(case, reading.entry.label), spec) for reading in found[:2])
     first, second = found[0].entry, found[1].entry
-    return Reading(case_id, first.label, second.label, (first.author, second.author), changes(two, one, spec))
+    return Reading(case_id, first.label, second.label, (first.author, second.author), changes(after, before, spec))
 
 
 def seen_by(case: Case, recorded: Sequence[Recorded], user: str, spec: TaskSpec, reviewer: bool = False) -> Case:

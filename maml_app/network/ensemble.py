@@ -69,8 +69,8 @@ class MamlEnsemble(nn.Module):
             assert isinstance(expert, UNet)
             rows = presence[:, index]
             if bool(rows.any()):
-                one = images[:, index : index + 1]
-                encoded[index] = (rows, expert.encode(one if bool(rows.all()) else one[rows]))
+                image = images[:, index : index + 1]
+                encoded[index] = (rows, expert.encode(image if bool(rows.all()) else image[rows]))
         return encoded
 
     def decode(self, encoded: ByExpert, presence: torch.Tensor) -> tuple[list[torch.Tensor], ByExpert]:

@@ -124,11 +124,11 @@ def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch
     """
     foreground = [1 - torch.softmax(opinion.detach().float(), dim=1)[:, 0].flatten(1) for opinion in opinions]
     rows = []
-    for i, one in enumerate(foreground):
-        total, others = torch.zeros_like(one[:, 0]), torch.zeros_like(one[:, 0])
+    for i, chance in enumerate(foreground):
+        total, others = torch.zeros_like(chance[:, 0]), torch.zeros_like(chance[:, 0])
         for j, other in enumerate(foreground):
             if i != j:
-                overlap = (2 * (one * other).sum(dim=1) + 1) / (one.sum(dim=1) + other.sum(dim=1) + 1)
+                overlap = (2 * (chance * other).sum(dim=1) + 1) / (chance.sum(dim=1) + other.sum(dim=1) + 1)
                 total, others = total + overlap * presence[:, j], others + presence[:, j]
         rows.append(torch.where(others > 0, total / others.clamp(min=1), torch.ones_like(total)))
     return torch.stack(rows, dim=1)

@@ -63,7 +63,7 @@ def predict_subsets(
 
     def softmax(window: torch.Tensor) -> torch.Tensor:
         rows = [presence[None] for presence in presences]
-        return torch.cat([torch.softmax(one.float(), dim=1) for one in network.each_subset(window, rows)], dim=1)
+        return torch.cat([torch.softmax(logits.float(), dim=1) for logits in network.each_subset(window, rows)], dim=1)
 
     stacked = _slide(images, patch, softmax)
     return stacked.reshape(len(presences), -1, *stacked.shape[1:])

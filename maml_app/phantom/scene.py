@@ -87,11 +87,11 @@ def _grid(rng: np.random.Generator, index: int, size: int) -> Grid:
     spacing = EXTENT_MM / size * factor
     shape = np.maximum(8, np.round(EXTENT_MM / spacing).astype(int))
     turn = np.eye(3)
-    for one, two in ((0, 1), (1, 2)):
+    for first, second in ((0, 1), (1, 2)):
         angle = rng.uniform(-0.12, 0.12)
         step = np.eye(3)
-        step[one, one] = step[two, two] = np.cos(angle)
-        step[one, two], step[two, one] = -np.sin(angle), np.sin(angle)
+        step[first, first] = step[second, second] = np.cos(angle)
+        step[first, second], step[second, first] = -np.sin(angle), np.sin(angle)
         turn = turn @ step
     affine = np.eye(4)
     # NIfTI from DICOM usually runs to L and P: negative first axes

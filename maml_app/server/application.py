@@ -83,12 +83,12 @@ def admission(settings: Settings, who: Identity, arguments: list[str] | None = N
 
 def _host(arguments: list[str]) -> str:
     """The address of `--host ADDRESS`, `--host=ADDRESS`, `-i ADDRESS` or `-iADDRESS`; '' if there is none."""
-    for place, one in enumerate(arguments):
-        if one in ("--host", "-i"):
+    for place, argument in enumerate(arguments):
+        if argument in ("--host", "-i"):
             return arguments[place + 1] if place + 1 < len(arguments) else ""
         for start in ("--host=", "-i"):
-            if one.startswith(start):
-                return one.removeprefix(start)
+            if argument.startswith(start):
+                return argument.removeprefix(start)
     return ""
 
 

@@ -262,12 +262,12 @@ def parsed(text: str, form: type[M], where: str) -> M:
 def sentence(errors: Any, where: str = "") -> str:
     """What is wrong with a request, at most three things."""
     told = []
-    for one in list(errors)[:3]:
-        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path")) or where
-        if one["type"] == "extra_forbidden":
+    for error in list(errors)[:3]:
+        place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path")) or where
+        if error["type"] == "extra_forbidden":
             told.append(f"{place}: no such key")
-        elif one["type"] == "missing":
+        elif error["type"] == "missing":
             told.append(f"{place}: it is missing")
         else:
-            told.append(f"{place}: {one['msg']}, got {repr(one.get('input'))[:60]}")
+            told.append(f"{place}: {error['msg']}, got {repr(error.get('input'))[:60]}")
     return "; ".join(told)

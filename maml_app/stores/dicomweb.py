@@ -66,7 +66,7 @@ class DicomWebStore:
         """Every study and frame of reference that holds CT, PET or MR series, sorted by id, as listed now."""
         return list_examinations(self.pacs, self.cache, self.spec, self.forced, study)
 
-    def case_of(self, one: Examination) -> Case:
+    def case_of(self, examination: Examination) -> Case:
         """An examination as a case; its images and labels are fetched when they are read."""
 
         def ref(series: Series) -> FileRef:
@@ -74,34 +74,34 @@ class DicomWebStore:
             name = f"images/{series.uid}-{series.images}{part}.{READING}.nii"
             return FileRef(self.cache.folder / name, fetch=partial(self._fetch_image, name, series))
 
-        used = {series.key for series in one.series.values()}
-        order = [name for name in self.spec.modality_names if name in one.series]
+        used = {series.key for series in examination.series.values()}
+        order = [name for name in self.spec.modality_names if name in examination.series]
         case = Case(
-            one.id,
-            {name: ref(one.series[name]) for name in order},
-            patient=one.patient,
-            left_out=one.left_out,
-            notes=one.notes,
-            study=one.study,
-            series={name: one.series[name].uid for name in order},
+            examination.id,
+            {name: ref(examination.series[name]) for name in order},
+            patient=examination.patient,
+            left_out=examination.left_out,
+            notes=examination.notes,
+            study=examination.study,
+            series={name: examination.series[name].uid for name in order},
             others={
                 choice.series.key: ref(choice.series)
-                for choice in one.choices
+                for choice in examination.choices
                 if choice.series.key not in used and not choice.series.problem and not rule_out(choice.series)
             },
         )
-        return replace(case, labels=self.labels.refs(one))
+        return replace(case, labels=self.labels.refs(examination))
 
     def cases(self) -> list[Case]:
-        return [self.case_of(one) for one in self.examinations() if one.series]
+        return [self.case_of(examination) for examination in self.examinations() if examination.series]
 
     def unused(self) -> list[Unused]:
         """Studies that are no case because a series that would make them one cannot be used."""
         return [
-            Unused(f"study {one.study}", reason)
-            for one in self.examinations()
-            if not one.series
-            for reason in (*one.left_out.values(), *one.hints)
+            Unused(f"study {examination.study}", reason)
+            for examination in self.examinations()
+            if not examination.series
+            for reason in (*examination.left_out.values(), *examination.hints)
         ]
 
     def identity(self, claim: bool = False) -> str:
@@ -111,11 +111,15 @@ class DicomWebStore:
         study = case_id.rpartition("-")[0] or case_id
         # no case id of ours: nothing to ask the archive for
         listed = self.examinations(study) if UID.fullmatch(study) else []
-        found = [self.case_of(one) for one in listed if one.series and case_id in (one.id, one.study)]
+        found = [
+            self.case_of(examination)
+            for examination in listed
+            if examination.series and case_id in (examination.id, examination.study)
+        ]
         if len(found) == 1:
             return found[0]
         if found:
-            raise CaseError(f"study {case_id} holds several cases, name one: {', '.join(one.id for one in found)}")
+            raise CaseError(f"study {case_id} holds several cases, name one: {', '.join(case.id for case in found)}")
         raise CaseError(f"expected a case or series of {self.pacs.url}, got the unknown id {case_id!r}")
 
     def resolve(self, image_id: str) -> tuple[Case, str]:
@@ -129,12 +133,14 @@ class DicomWebStore:
                 raise CaseError(f"case {case.id}: expected one of its images {sorted(case.grids)}, got {asked!r}")
             return case, asked
         why = "it is not CT, PET or MR"
-        for one in self.examinations(str(rows[0].StudyInstanceUID)):
-            choices = [choice for choice in one.choices if name in (choice.series.key, choice.series.uid)]
+        for examination in self.examinations(str(rows[0].StudyInstanceUID)):
+            choices = [choice for choice in examination.choices if name in (choice.series.key, choice.series.uid)]
             if not choices:
                 continue
-            case = self.case_of(one)
-            keys = {series.key: modality for modality, series in one.series.items()} | {key: key for key in case.others}
+            case = self.case_of(examination)
+            keys = {series.key: modality for modality, series in examination.series.items()} | {
+                key: key for key in case.others
+            }
             shown = [choice.series.key for choice in choices if choice.series.key in keys]
             # of a series that holds several volumes, the one that is a modality
             shown = [key for key in shown if keys[key] in case.images] or shown
@@ -151,7 +157,7 @@ class DicomWebStore:
     def _fetch_image(self, name: str, series: Series) -> None:
         def make(path: Path) -> None:
             images = self.pacs.images(series.study, series.uid)
-            arrived = {str(one.get("SOPInstanceUID")) for one in images}
+            arrived = {str(image.get("SOPInstanceUID")) for image in images}
             if len(arrived) < series.images:
                 raise ArchiveError(
                     f"series {series.uid} ({series.name}): expected {series.images} images, got {len(arrived)}: it was "
@@ -175,7 +181,7 @@ class DicomWebStore:
         return list(kept["slices"]) if isinstance(kept, dict) else []
 
     def choices(self, study: str) -> list[Choice]:
-        return [choice for one in self.examinations(study) for choice in one.choices]
+        return [choice for examination in self.examinations(study) for choice in examination.choices]
 
     def set_modality(self, series: str, modality: str) -> None:
         """Kept in the cache's assign.json; another series of its study that was set to this modality is free again."""
@@ -198,8 +204,8 @@ class DicomWebStore:
         """Store a label as a SEG in the archive, with its record in a private element."""
         if tag not in (FINAL, ORIGINAL):
             raise LabelError(f"expected a label tag of {FINAL!r} or {ORIGINAL!r} in a DICOM archive, got {tag!r}")
-        one = next(one for one in self.examinations(case.study) if one.id == case.id)
-        return self.labels.add(one, image, Volume(label.voxels, label.affine), tag, told)
+        examination = next(examination for examination in self.examinations(case.study) if examination.id == case.id)
+        return self.labels.add(examination, image, Volume(label.voxels, label.affine), tag, told)
 
     def history(self, case_id: str) -> list[Recorded]:
         self.case(case_id)

@@ -52,9 +52,9 @@ class Examination:
     def notes(self) -> tuple[str, ...]:
         """What a person should look at, though the case can be used: ties, images left out, series replaced."""
         notes = [choice.note for choice in self.choices if choice.note]
-        for name, one in self.series.items():
-            notes += [f"{name} is one of several volumes of series {one.uid}: {one.part}"] if one.part else []
-            notes += [f"{name}, {one.name}: {note}" for note in one.notes]
+        for name, series in self.series.items():
+            notes += [f"{name} is one of several volumes of series {series.uid}: {series.part}"] if series.part else []
+            notes += [f"{name}, {series.name}: {note}" for note in series.notes]
         for modality, reasons in self._refused():
             if modality in self.series:
                 notes.append(f"{modality} is {self.series[modality].name}: {'; '.join(reasons)}")
@@ -89,16 +89,16 @@ class _Listed:
             Series(
                 self.uid,
                 self.study,
-                one.frame,
+                volume.frame,
                 self.modality,
-                one.images,
+                volume.images,
                 self.number,
-                one.attributes,
-                one.part,
-                one.problem,
-                one.notes,
+                volume.attributes,
+                volume.part,
+                volume.problem,
+                volume.notes,
             )
-            for one in self.volumes
+            for volume in self.volumes
         ]
 
     @property
@@ -127,43 +127,48 @@ def list_examinations(
     with ThreadPoolExecutor(8) as pool:
         listed = list(pool.map(partial(_listed, pacs, cache), wanted))
     result = []
-    for one_study in dict.fromkeys(one.study for one in listed):
-        members = [one for one in listed if one.study == one_study]
+    for one_study in dict.fromkeys(row.study for row in listed):
+        members = [row for row in listed if row.study == one_study]
         patient = _patient(pacs, one_study, rows)
         result += _of_study(one_study, patient, members, spec, forced)
-    return sorted(result, key=lambda one: one.id)
+    return sorted(result, key=lambda examination: examination.id)
 
 
 def _of_study(
     study: str, patient: str, listed: Sequence[_Listed], spec: TaskSpec, forced: Mapping[str, str | None]
 ) -> list[Examination]:
-    every = sorted((series for one in listed for series in one.series()), key=lambda one: (one.number, one.key))
-    failed = [f"{one.name} could not be read: {one.failed}" for one in listed if one.failed]
+    every = sorted((series for row in listed for series in row.series()), key=lambda row: (row.number, row.key))
+    failed = [f"{row.name} could not be read: {row.failed}" for row in listed if row.failed]
     shared = shared_by(every, spec.modalities)
-    frames = dict.fromkeys(one.frame for one in every)
+    frames = dict.fromkeys(series.frame for series in every)
     result = []
     for frame in frames:
-        members = [one for one in every if one.frame == frame]
-        uids = {one.uid for one in members}
-        segs = [info for one in listed for info in one.segs if info.refers_to in uids]
+        members = [series for series in every if series.frame == frame]
+        uids = {series.uid for series in members}
+        segs = [info for row in listed for info in row.segs if info.refers_to in uids]
         segs.sort(key=lambda info: (info.written, info.number, info.instance))
         choices = tuple(assign(members, spec.modalities, forced, shared))
         result.append(Examination(case_id(study, frame), study, frame, patient, choices, tuple(segs), tuple(failed)))
     if failed and not result:
         result.append(Examination(case_id(study, ""), study, "", patient, (), (), tuple(failed)))
-    return [replace(one, hints=(*one.hints, *_elsewhere(one, result, spec))) for one in result]
+    return [
+        replace(examination, hints=(*examination.hints, *_elsewhere(examination, result, spec)))
+        for examination in result
+    ]
 
 
-def _elsewhere(one: Examination, study: Sequence[Examination], spec: TaskSpec) -> list[str]:
+def _elsewhere(examination: Examination, study: Sequence[Examination], spec: TaskSpec) -> list[str]:
     """That modalities which an examination lacks lie in another frame of reference of its study."""
-    lacks = [name for name in spec.modality_names if name not in one.series and name not in one.left_out]
+    lacks = [
+        name for name in spec.modality_names if name not in examination.series and name not in examination.left_out
+    ]
     return [
         f"{name} is missing here, and {other.series[name].name} of the same study lies in another frame of reference "
         f"({other.frame or 'none'}): they cannot be aligned"
         for other in study
-        if other is not one
+        if other is not examination
         for name in lacks
-        if name in other.series and one.series
+        if name in other.series and examination.series
     ]
 
 
@@ -206,20 +211,20 @@ def _with(listed: _Listed, content: Mapping[str, Any]) -> _Listed:
     return replace(
         listed,
         modality=content["modality"],
-        volumes=tuple(Surveyed(**{**one, "notes": tuple(one["notes"])}) for one in content["volumes"]),
-        segs=tuple(SegInfo(**one) for one in content["segs"]),
+        volumes=tuple(Surveyed(**{**volume, "notes": tuple(volume["notes"])}) for volume in content["volumes"]),
+        segs=tuple(SegInfo(**seg) for seg in content["segs"]),
     )
 
 
 def _read(pacs: Pacs, listed: _Listed) -> dict[str, Any]:
     """Ask for the headers of a series; nothing of it is left where it went away."""
     headers = pacs.headers(listed.study, listed.uid)
-    modality = listed.modality or next((str(one.get("Modality", "")) for one in headers), "")
+    modality = listed.modality or next((str(header.get("Modality", "")) for header in headers), "")
     content: dict[str, Any] = {"modality": modality, "volumes": [], "segs": []}
     if modality == "SEG":
-        content["segs"] = [asdict(seg_info(one)) for one in headers]
+        content["segs"] = [asdict(seg_info(header)) for header in headers]
     elif headers and modality in DICOM_MODALITY.values():
-        content["volumes"] = [asdict(one) for one in survey(headers)]
+        content["volumes"] = [asdict(volume) for volume in survey(headers)]
     return content
 
 

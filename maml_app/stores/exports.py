@@ -30,14 +30,14 @@ def export_objects(store: DicomWebStore, kind: Kind, out_dir: Path, reviewed: bo
     """
     if out_dir.exists():
         raise StudiesError(f"{out_dir}: expected a folder that is not there yet, so that nothing is overwritten")
-    for one in store.examinations():
-        case = store.case_of(one)
-        if not one.series or case.label is None:
+    for examination in store.examinations():
+        case = store.case_of(examination)
+        if not examination.series or case.label is None:
             continue
         try:
             if reviewed and case.label.state != State.REVIEWED:
                 raise LabelError(f"{case.label.id} is not reviewed")
-            made = _seg(store, one, case) if kind == "seg" else _structures(store, one, case)
+            made = _seg(store, examination, case) if kind == "seg" else _structures(store, examination, case)
             path = out_dir / f"{case.id}-{case.label.id}.dcm"
             _write(path, made)
             yield case.id, path.name
@@ -55,18 +55,18 @@ def _write(path: Path, made: Dataset) -> None:
     write_atomically(path, fill, replace=False)
 
 
-def _seg(store: DicomWebStore, one: Examination, case: Case) -> Dataset:
+def _seg(store: DicomWebStore, examination: Examination, case: Case) -> Dataset:
     assert case.label is not None
-    info = store.labels.segs(one)[case.label.id]
-    return store.pacs.image(one.study, info.series, info.instance)
+    info = store.labels.segs(examination)[case.label.id]
+    return store.pacs.image(examination.study, info.series, info.instance)
 
 
-def _structures(store: DicomWebStore, one: Examination, case: Case) -> Dataset:
+def _structures(store: DicomWebStore, examination: Examination, case: Case) -> Dataset:
     assert case.label is not None
-    info = store.labels.segs(one)[case.label.id]
+    info = store.labels.segs(examination)[case.label.id]
     label = read_stored_label(case.label, store.spec)
-    headers = store.pacs.headers(one.study, info.refers_to)
-    parts = [choice.series.part for choice in one.choices if choice.series.uid == info.refers_to]
+    headers = store.pacs.headers(examination.study, info.refers_to)
+    parts = [choice.series.part for choice in examination.choices if choice.series.uid == info.refers_to]
     orders = [stack(headers, part) for part in parts]
     order = next((order for order in orders if order.grid.same_as(label.grid)), None)
     if order is None:

@@ -79,7 +79,7 @@ def naming(folders: tuple[str, ...], prefix: str) -> tuple[tuple[str, ...], bool
     last = folders[-1]
     if _same(prefix, last) and not is_time(prefix):  # the name is said twice, so it is enough
         return (prefix,), True
-    if any(_same(prefix, one) for one in (*folders, "_".join(folders))) or _begins(last, prefix):
+    if any(_same(prefix, word) for word in (*folders, "_".join(folders))) or _begins(last, prefix):
         return folders, True
     if _begins(prefix, last):
         return (*folders[:-1], prefix), False
@@ -90,43 +90,43 @@ def _begins(name: str, other: str) -> bool:
     return re.match(rf"{re.escape(other)}[-_. ]", name, re.IGNORECASE) is not None
 
 
-def _same(one: str, other: str) -> bool:
-    return re.sub(r"[-_. ]+", "_", one).lower() == re.sub(r"[-_. ]+", "_", other).lower()
+def _same(word: str, other: str) -> bool:
+    return re.sub(r"[-_. ]+", "_", word).lower() == re.sub(r"[-_. ]+", "_", other).lower()
 
 
 def read_folders(files: Sequence[Path], gathering: Gathering) -> None:
     """Find the cases among NIfTI files by the rules above."""
-    known = [one for path in files if (one := _known(path, gathering)) is not None]
-    images, labels = ([one for one in known if one.is_label == wanted] for wanted in (False, True))
-    whole = {one.home for one in images if one.is_the_folders and one.folders}
+    known = [file for path in files if (file := _known(path, gathering)) is not None]
+    images, labels = ([file for file in known if file.is_label == wanted] for wanted in (False, True))
+    whole = {file.home for file in images if file.is_the_folders and file.folders}
     cases: Cases = {}
-    for one in images:
-        if not one.names:
-            gathering.skip(one.path, NO_NAME)
-        elif one.home in whole and not (one.is_the_folders or one.is_of_another_time):
+    for file in images:
+        if not file.names:
+            gathering.skip(file.path, NO_NAME)
+        elif file.home in whole and not (file.is_the_folders or file.is_of_another_time):
             gathering.skip(
-                one.path,
-                f"it begins with {one.prefix!r} and other images of its folder do not: one case, or two? Name it "
-                f"{one.modality}.nii.gz, or give it a folder of its own",
+                file.path,
+                f"it begins with {file.prefix!r} and other images of its folder do not: one case, or two? Name it "
+                f"{file.modality}.nii.gz, or give it a folder of its own",
             )
         else:
-            cases.setdefault(one.home, set()).add(one.names)
-            _case(one.home, one.names, gathering).add(str(one.modality), one.path)
-    for one in labels:
-        _add_label(one, cases, gathering)
+            cases.setdefault(file.home, set()).add(file.names)
+            _case(file.home, file.names, gathering).add(str(file.modality), file.path)
+    for file in labels:
+        _add_label(file, cases, gathering)
 
 
-def _add_label(one: _File, cases: Cases, gathering: Gathering) -> None:
-    names, home, there = one.names, one.home, cases.get(one.home, set())
-    if not one.prefix and len(there) == 1:  # label.nii.gz beside X_t1.nii.gz
+def _add_label(file: _File, cases: Cases, gathering: Gathering) -> None:
+    names, home, there = file.names, file.home, cases.get(file.home, set())
+    if not file.prefix and len(there) == 1:  # label.nii.gz beside X_t1.nii.gz
         (names,) = there
     elif names not in there:  # labels/X.nii.gz for X/t1.nii.gz
         homes = [other for other, held in cases.items() if names in held]
         home = homes[0] if len(homes) == 1 else home
     if names:
-        _case(home, names, gathering).labels.append(Labelling(one.path, one.modality))
+        _case(home, names, gathering).labels.append(Labelling(file.path, file.modality))
     else:
-        gathering.skip(one.path, NO_NAME)
+        gathering.skip(file.path, NO_NAME)
 
 
 def _known(path: Path, gathering: Gathering) -> _File | None:

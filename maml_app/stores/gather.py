@@ -54,7 +54,7 @@ class Gathered:
 
     @property
     def paths(self) -> list[Path]:
-        return [ref.path for refs in self.images.values() for ref in refs] + [one.path for one in self.labels]
+        return [ref.path for refs in self.images.values() for ref in refs] + [label.path for label in self.labels]
 
 
 class Looked:
@@ -94,9 +94,9 @@ class Gathering:
     def case(self, case_id: str, home: str = "", patient: str = "") -> Gathered:
         """What is found of a case in one place; places with the same id are told apart by `home`."""
         homes = self.found.setdefault(case_id, [])
-        for one in homes:
-            if one.home == home:
-                return one
+        for place in homes:
+            if place.home == home:
+                return place
         homes.append(Gathered(home, patient))
         return homes[-1]
 
@@ -127,7 +127,7 @@ class Gathering:
         for case_id in sorted(self.found):
             homes = self.found[case_id]
             if reason := self._refused(case_id, homes):
-                for path in (path for one in homes for path in one.paths):
+                for path in (path for home in homes for path in home.paths):
                     self.skip(path, reason)
                 continue
             case = self._build(case_id, homes[0])
@@ -140,7 +140,7 @@ class Gathering:
             Unused(f"{folder}/{_few(names)}" if folder else _few(names), reason, wrong)
             for (folder, reason, wrong), names in self.unused.items()
         ]
-        return Listing(tuple(cases), tuple(sorted(unused, key=lambda one: (not one.wrong, one.where))))
+        return Listing(tuple(cases), tuple(sorted(unused, key=lambda entry: (not entry.wrong, entry.where))))
 
     @staticmethod
     def _refused(case_id: str, homes: list[Gathered]) -> str:
@@ -148,9 +148,9 @@ class Gathering:
             check_id(case_id)
         except CaseError as error:
             return f"{error}; rename the folder or the files"
-        with_images = [one for one in homes if one.images]
+        with_images = [home for home in homes if home.images]
         if len(homes) > 1:
-            where = " and ".join(one.home or "the top" for one in (with_images or homes))
+            where = " and ".join(home.home or "the top" for home in (with_images or homes))
             return f"expected one place for case {case_id}, got {where}; rename all but one"
         return ""
 
@@ -174,12 +174,12 @@ class Gathering:
 
     def _label(self, found: Gathered) -> LabelRef:
         order: list[str | None] = [None, *self.spec.preference]  # a plain `label` first, then the reference's own
-        best = min((one.rank, order.index(one.modality)) for one in found.labels)
-        chosen = [one for one in found.labels if (one.rank, order.index(one.modality)) == best]
-        chosen.sort(key=lambda one: one.path)
+        best = min((label.rank, order.index(label.modality)) for label in found.labels)
+        chosen = [label for label in found.labels if (label.rank, order.index(label.modality)) == best]
+        chosen.sort(key=lambda label: label.path)
         problem = ""
         if len(chosen) > 1:
-            names = ", ".join(self._named(found.home, one.path) for one in chosen)
+            names = ", ".join(self._named(found.home, label.path) for label in chosen)
             problem = f"{len(chosen)} label files: {names}; keep one"
         return LabelRef(chosen[0].path, version=0, problem=problem, meaning=chosen[0].meaning)
 

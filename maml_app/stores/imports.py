@@ -98,10 +98,10 @@ def import_labels(
     files, failed = _in_folder(folder) if folder else ([], [])
     yield from failed
     seen: set[str] = set()
-    for one in store.examinations():
-        if not one.series:
+    for examination in store.examinations():
+        if not examination.series:
             continue
-        case = store.case_of(one)
+        case = store.case_of(examination)
         if case.label is not None and not again:
             yield Imported(case.id, "", f"has {case.label.id} already")
             continue
@@ -110,7 +110,7 @@ def import_labels(
             yield from (other for other in failed if other.case not in seen)
             seen |= {other.case for other in failed}
         try:
-            yield _Import(store, one, case).run(files, names)
+            yield _Import(store, examination, case).run(files, names)
         except MamlError as error:
             yield Imported(case.id, "", str(error))
 
@@ -118,12 +118,14 @@ def import_labels(
 class _Import:
     """One case and what is drawn on it."""
 
-    def __init__(self, store: DicomWebStore, one: Examination, case: Case) -> None:
+    def __init__(self, store: DicomWebStore, examination: Examination, case: Case) -> None:
         self.store = store
-        self.one = one
+        self.examination = examination
         self.case = case
-        preferred = {name: one.series[name] for name in store.spec.preference if name in one.series}
-        others = {choice.series.key: choice.series for choice in one.choices if choice.series.key in case.others}
+        preferred = {name: examination.series[name] for name in store.spec.preference if name in examination.series}
+        others = {
+            choice.series.key: choice.series for choice in examination.choices if choice.series.key in case.others
+        }
         self.series: dict[str, Series] = {**preferred, **others}
         self._stacks: dict[str, Stack] = {}
 
@@ -170,7 +172,7 @@ class _Import:
         """
         origin = drawing.origin
         keys = [key for key, series in self.series.items() if series.uid in origin.series]
-        if keys or origin.series or origin.frame not in ("", self.one.frame):
+        if keys or origin.series or origin.frame not in ("", self.examination.frame):
             if len(keys) < 2 or not origin.images:
                 return keys
             named = [key for key in keys if origin.images & set(self.stack(key).instances)]
@@ -196,10 +198,10 @@ class _Import:
         frames = {drawing.origin.frame} - {""}
         if isinstance(drawing, StructureSet):  # a set may hold regions of several frames
             frames = {frame for region in regions for frame in drawing.frames(region)} or frames
-        if frames - {self.one.frame}:
+        if frames - {self.examination.frame}:
             raise LabelError(
-                f"{drawing.origin.name}: expected FrameOfReferenceUID {self.one.frame}, got "
-                f"{', '.join(sorted(frames - {self.one.frame}))}"
+                f"{drawing.origin.name}: expected FrameOfReferenceUID {self.examination.frame}, got "
+                f"{', '.join(sorted(frames - {self.examination.frame}))}"
             )
 
     def _nothing(self, files: Sequence[Drawing], others: Sequence[str]) -> str:
@@ -213,6 +215,6 @@ class _Import:
         astray = [
             f"{drawing.origin.name} refers to series {', '.join(drawing.origin.series)}, which is none of it"
             for drawing in files
-            if drawing.origin.frame == self.one.frame and drawing.origin.series
+            if drawing.origin.frame == self.examination.frame and drawing.origin.series
         ]
         return "; ".join(["no structure set or SEG by other software refers to one of its series", *astray])

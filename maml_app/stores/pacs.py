@@ -141,7 +141,7 @@ class Pacs:
                         return found
                     raise
                 offset += len(page)
-                rows = [(_identity(row), row) for row in (_dataset(one) for one in page)]
+                rows = [(_identity(row), row) for row in (_dataset(row) for row in page)]
                 new = [(identity, row) for identity, row in rows if identity not in seen]
                 if not new:
                     return found
@@ -206,7 +206,7 @@ class Pacs:
     def headers(self, study: str, series: str) -> list[Dataset]:
         """All images of a series without their pixels."""
         with self._asking(f"reading the headers of series {series}", "the series is no longer there"):
-            return [_dataset(one) for one in self._client.retrieve_series_metadata(study, series)]
+            return [_dataset(dataset) for dataset in self._client.retrieve_series_metadata(study, series)]
 
     def images(self, study: str, series: str) -> list[Dataset]:
         """All images of a series."""

@@ -93,7 +93,7 @@ class SegmentCase(InferTask):
         file = write_answer(request, case, Volume(label, result.grid.affine))
         seconds = round(time.monotonic() - began, 2)
         params = {
-            "label_names": {one.name: one.value for one in self.spec.labels},
+            "label_names": {known.name: known.value for known in self.spec.labels},
             "centroids": {
                 name: [str(self.spec.value_of(name)), *(str(round(axis)) for axis in centre)]
                 for name, centre in result.centroids.items()

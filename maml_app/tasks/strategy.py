@@ -49,7 +49,7 @@ class RankedCase(Strategy):
         if not order:
             return None  # MONAI Label answers {}, which clients take as "all done"
         chosen = order[0]
-        batch = [one.case for one in order]
+        batch = [candidate.case for candidate in order]
         version = chosen.version
         answer: dict[str, Any] = {
             "id": chosen.case,
@@ -90,15 +90,15 @@ class RankedCase(Strategy):
     def _in_turn(self, ranked: Sequence[Ranked], client: str, done: dict[str, set[str]], count: int) -> list[Ranked]:
         """The first free ones in their order, then skipped and postponed ones, then those that others were given."""
         free, others = [], []
-        for one in ranked:
-            held = self._held(one.case, client, done.get(one.case, set()))
+        for candidate in ranked:
+            held = self._held(candidate.case, client, done.get(candidate.case, set()))
             if held == (0, 0.0):
-                free.append(one)
+                free.append(candidate)
                 if len(free) == count:
                     return free
             else:
-                others.append((held, one.place, one))
-        return [*free, *(one for _, _, one in sorted(others, key=lambda entry: entry[:2]))][:count]
+                others.append((held, candidate.place, candidate))
+        return [*free, *(candidate for _, _, candidate in sorted(others, key=lambda entry: entry[:2]))][:count]
 
     def _held(self, case_id: str, client: str, done: set[str]) -> tuple[int, float]:
         """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately.

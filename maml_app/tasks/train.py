@@ -133,12 +133,12 @@ def _devices(request: dict[str, Any], device: torch.device) -> list[torch.device
         return []
     count, asked = torch.cuda.device_count(), str(request.get("gpus") or "all")
     try:
-        chosen = list(range(count)) if asked == "all" else [int(one) for one in asked.split(",")]
+        chosen = list(range(count)) if asked == "all" else [int(device) for device in asked.split(",")]
     except ValueError:
         raise TrainingError(f"gpus: expected 'all' or numbers with commas between, got {asked!r}") from None
     if not set(chosen) <= set(range(count)):
         raise TrainingError(f"gpus: expected some of {list(range(count))}, got {asked!r}")
-    return [torch.device("cuda", one) for one in chosen] if len(chosen) > 1 else []
+    return [torch.device("cuda", device) for device in chosen] if len(chosen) > 1 else []
 
 
 def _whole(request: dict[str, Any], key: str, default: int) -> int:

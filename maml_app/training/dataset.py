@@ -238,7 +238,9 @@ def _cut(voxels: Array, start: Array, size: Array, fill: float | None = None) ->
         return inner
     pads = [(int(b), int(a)) for b, a in zip(before, after, strict=True)]
     values = [channel.min() if fill is None else fill for channel in inner]
-    return np.stack([np.pad(one, pads, constant_values=value) for one, value in zip(inner, values, strict=True)])
+    return np.stack(
+        [np.pad(channel, pads, constant_values=value) for channel, value in zip(inner, values, strict=True)]
+    )
 
 
 def draw_parts(

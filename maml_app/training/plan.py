@@ -46,8 +46,10 @@ class Plan:
     def applied(self, content: dict[str, Any]) -> dict[str, Any]:
         """The content of a task.yaml with this plan in place of its own values."""
         modalities = [
-            {**one, "window": list(self.windows_hu[one["name"]])} if one["name"] in self.windows_hu else one
-            for one in content["modalities"]
+            {**modality, "window": list(self.windows_hu[modality["name"]])}
+            if modality["name"] in self.windows_hu
+            else modality
+            for modality in content["modalities"]
         ]
         network = {"channels": list(self.channels), "strides": [list(stride) for stride in self.strides]}
         training = {"patch": list(self.patch), "batch": self.batch}

@@ -29,12 +29,12 @@ def image_levels(case: Case, name: str, asked: str, spec: TaskSpec) -> Array:
     Raises:
         CaseError: the case has no such modality, or it cannot be used.
     """
-    for one in readings(case, spec):
-        if one.modality.name == name and one.volume is not None:
-            low, high = _window(one.volume.voxels, one.modality)
+    for reading in readings(case, spec):
+        if reading.modality.name == name and reading.volume is not None:
+            low, high = _window(reading.volume.voxels, reading.modality)
             grid = read_grid(case.grids[asked])
             values = resample(
-                torch.from_numpy(np.ascontiguousarray(one.volume.voxels)), one.volume.grid, grid, fill=low
+                torch.from_numpy(np.ascontiguousarray(reading.volume.voxels)), reading.volume.grid, grid, fill=low
             )
             return _levels((values.numpy() - low) / max(high - low, 1e-6))
     raise CaseError(f"case {case.id}: expected a modality that can be shown, got {name!r}")

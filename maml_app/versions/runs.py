@@ -37,7 +37,7 @@ class Run:
         self.folder = root / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(one for one in root.iterdir() if one.is_dir())[:-KEPT]:
+            for path in sorted(run for run in root.iterdir() if run.is_dir())[:-KEPT]:
                 for file in path.iterdir():
                     file.unlink()
                 path.rmdir()

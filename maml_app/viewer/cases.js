@@ -2,7 +2,8 @@
 
 import { ask, askJson, nrrdVoxels, post } from './server.js';
 import { ago, fill } from './slices.js';
-import { make, question } from './panel.js';
+import { make } from './page.js';
+import { question } from './panel.js';
 import { NOTHING, inWords } from './work.js';
 
 const LINK = 'color:#5acce6;text-decoration:underline';
@@ -35,6 +36,7 @@ export class Cases {
       const [modality] = Object.entries(work.study.series).find(([, uid]) => uid === shown.series) || [];
       viewer.setWindow(shown.viewportId, task.kinds[modality], task.windows[modality]);
     }
+    this.app.drawing.cross();
     await this.app.guarded(async () => this.openNewest(await work.info(work.study.reference, true)));
     void this.app.training.follow();
   }

@@ -39,7 +39,7 @@ export class Clicks {
       this.base = work.base;
       this.of.clear();
     }
-    const value = Number(box.label.value);
+    const value = box.labels.chosen;
     const { name } = task.labels.find(label => label.value === value);
     const clicks = [...(this.of.get(value) || []), { place, inside }];
     tell(inside ? 'Adding …' : 'Taking away …');

@@ -14,7 +14,7 @@ export class Drawing {
 
   chooseLabel() {
     const { box, viewer } = this.app;
-    viewer.choose(Number(box.label.value), box.protect.checked);
+    viewer.choose(box.labels.chosen, box.labels.locked);
   }
 
   chooseTool(tool) {
@@ -30,7 +30,12 @@ export class Drawing {
 
   look() {
     const { box, viewer } = this.app;
-    viewer.look(box.visible.checked, Number(box.opacity.value));
+    viewer.look(box.labels.hidden, Number(box.opacity.value));
+  }
+
+  cross() {
+    const { box, viewer } = this.app;
+    viewer.crossHairs(box.cursor.checked);
   }
 
   /** After a stroke. */
@@ -127,7 +132,7 @@ export class Drawing {
       tell('This is the last slice.', 'error');
       return;
     }
-    copySlice(planes, from, to, Number(box.label.value));
+    copySlice(planes, from, to, box.labels.chosen);
     viewer.changed(work.editing);
     this.taken();
     viewer.goTo(view.viewportId, to);
@@ -140,7 +145,7 @@ export class Drawing {
       return;
     }
     const info = work.known.get(work.editing);
-    const filled = interpolate(work.planes(), info.slices, info.columns, Number(box.label.value));
+    const filled = interpolate(work.planes(), info.slices, info.columns, box.labels.chosen);
     viewer.changed(work.editing);
     this.taken();
     tell(filled ? `${filled} slices were filled in.` : 'There are no empty slices between drawn ones of this label.');

@@ -79,7 +79,7 @@ class App {
   }
 
   showSaved(draft = '') {
-    const { work, box, task } = this;
+    const { work, box } = this;
     const where = work.editing ? ` Drawn on ${work.modalityOf(work.editing)}.` : '';
     const state = work.dirty ? `Not saved yet${draft ? `; ${draft}` : ''}.` : work.base.words;
     box.saved.textContent = `${state}${where}`;
@@ -87,8 +87,7 @@ class App {
     const planes = work.planes();
     const info = work.known.get(work.editing);
     const found = planes && info ? counts(planes) : null;
-    const ml = value => ((found.get(value) || 0) * info.voxel_ml).toFixed(2);
-    box.volumes.textContent = found ? task.labels.map(({ name, value }) => `${name} ${ml(value)} ml`).join(', ') : '';
+    box.labels.tell(found && (value => (found.get(value) || 0) * info.voxel_ml));
   }
 
   /** The series that is active: what it is, what is missing, which versions there are. */
@@ -153,6 +152,7 @@ class App {
     return {
       label: () => drawing.chooseLabel(),
       look: () => drawing.look(),
+      cursor: () => drawing.cross(),
       size: () => drawing.size(),
       tool: tool => drawing.chooseTool(tool),
       undo: () => drawing.undo(),
@@ -188,11 +188,14 @@ class App {
     } else if (tool) {
       drawing.chooseTool(tool[0]);
     } else if (task.labels.some(label => String(label.value) === pressed)) {
-      box.label.value = pressed;
+      box.labels.choose(Number(pressed));
       drawing.chooseLabel();
     } else if (pressed === 'v') {
-      box.visible.checked = !box.visible.checked;
+      box.labels.toggle();
       drawing.look();
+    } else if (pressed === 'x') {
+      box.cursor.checked = !box.cursor.checked;
+      drawing.cross();
     } else {
       return;
     }

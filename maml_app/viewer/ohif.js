@@ -7,6 +7,7 @@ const TOOL_GROUPS = ['default', 'mpr'];
 const PROTOCOL = 'maml';
 const LABEL = 'maml-';
 const OVERLAY = 'over-';
+const SCROLLED = 'maml';
 
 export class Viewer {
   constructor(managers, task) {
@@ -14,6 +15,7 @@ export class Viewer {
     this.task = task;
     this.undo = []; // subscriptions
     this.arranged = 0;
+    this.hidden = new Set(); // values of labels that are not shown
   }
 
   service(name) {
@@ -98,7 +100,7 @@ export class Viewer {
         toolGroupId: 'default',
         initialImageOptions: { preset: 'middle' },
         allowUnmatchedView: true, // another series may be dropped onto it
-        syncGroups: [{ type: 'imageSlice', id: 'maml', source: true, target: true }],
+        syncGroups: [{ type: 'imageSlice', id: SCROLLED, source: true, target: true }],
       },
       displaySets: [{ id: name }],
     }));
@@ -243,6 +245,7 @@ export class Viewer {
           segmentations.setSegmentColor(viewportId, own, label.value, [...label.colour, 255]);
         }
         segmentations.setActiveSegmentation(viewportId, own);
+        this.hide(viewportId, series);
       }
     }
   }
@@ -253,24 +256,53 @@ export class Viewer {
     window.cornerstone.triggerEvent(window.cornerstone.eventTarget, name, detail);
   }
 
-  /** Draw with one label; the others are locked, so that neither brush nor eraser changes them, if so wished. */
-  choose(value, protect) {
+  /** Draw with one label; neither brush nor eraser changes those that are locked. */
+  choose(value, locked) {
     for (const { series } of this.views()) {
       if (this.planes(series)) {
         const id = this.segmentationId(series);
         this.service('segmentationService').setActiveSegment(id, value);
         for (const label of this.task.labels) {
-          const locked = protect && label.value !== value;
-          window.cornerstoneTools.segmentation.segmentLocking.setSegmentIndexLocked(id, label.value, locked);
+          const { segmentLocking } = window.cornerstoneTools.segmentation;
+          segmentLocking.setSegmentIndexLocked(id, label.value, locked.has(label.value));
         }
       }
     }
   }
 
-  look(visible, opacity) {
-    const style = { fillAlpha: visible ? opacity : 0, renderOutline: visible, renderFill: visible };
-    const config = window.cornerstoneTools.segmentation.config;
-    config.style.setStyle({ type: window.cornerstoneTools.Enums.SegmentationRepresentations.Labelmap }, style);
+  /** How strongly labels cover the images, and which are hidden. */
+  look(hidden, opacity) {
+    this.hidden = hidden;
+    const { config } = window.cornerstoneTools.segmentation;
+    config.style.setStyle({ type: LABELMAP }, { fillAlpha: opacity });
+    for (const { viewportId, series } of this.views()) {
+      this.hide(viewportId, series);
+    }
+    this.render();
+  }
+
+  hide(viewportId, series) {
+    const { visibility } = window.cornerstoneTools.segmentation.config;
+    const which = { segmentationId: this.segmentationId(series), type: LABELMAP };
+    for (const { value } of this.planes(series) ? this.task.labels : []) {
+      visibility.setSegmentIndexVisibility(viewportId, which, value, !this.hidden.has(value));
+    }
+  }
+
+  /** The mouse's place on every series, each on its slice nearest to it; they are then not scrolled by slices too. */
+  crossHairs(on) {
+    const { ReferenceCursors, SynchronizerManager, ToolGroupManager, addTool, state } = window.cornerstoneTools;
+    const { toolName } = ReferenceCursors;
+    if (!state.tools[toolName]) {
+      addTool(ReferenceCursors);
+    }
+    for (const group of TOOL_GROUPS.map(id => ToolGroupManager.getToolGroup(id)).filter(Boolean)) {
+      if (!group.toolOptions[toolName]) {
+        group.addTool(toolName);
+      }
+      group[on ? 'setToolActive' : 'setToolDisabled'](toolName);
+    }
+    SynchronizerManager.getSynchronizer(SCROLLED)?.setEnabled(!on);
     this.render();
   }
 

@@ -1,8 +1,8 @@
 /** The annotator's panel: buttons, what is known of the case, what was said. It decides nothing. */
 
-const BUTTON =
-  'background:#0a69b9;color:white;border:0;border-radius:4px;padding:3px 8px;margin:2px;cursor:pointer;font:inherit';
-const DARK = 'background:#041c4a;color:white;border:1px solid #0a69b9;border-radius:4px;margin:2px;font:inherit';
+import { BUTTON, DARK, make, slider } from './page.js';
+import { Labels } from './labels.js';
+
 const MESSAGE =
   'position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;min-height:2.5em';
 const PRESSED = '2px solid #ffd23c';
@@ -17,30 +17,6 @@ export const TOOLS = [
   ['WindowLevel', 'Look', 'l'],
 ];
 
-export function make(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === 'function') {
-      element.addEventListener(name, value);
-    } else {
-      element.setAttribute(name, value);
-    }
-  }
-  element.append(...children);
-  return element;
-}
-
-function slider(name, words, value, input) {
-  const range = { type: 'range', min: 0, max: 1, step: 0.05, value };
-  return make('input', {
-    ...range,
-    'aria-label': words,
-    'data-maml': name,
-    style: 'width:80px;vertical-align:middle;appearance:auto;background:none;padding:0',
-    input,
-  });
-}
-
 /** Build the panel; `on` holds what its buttons do, by name. */
 export function build(task, on) {
   const button = (name, key, action, style = '') =>
@@ -50,18 +26,12 @@ export function build(task, on) {
     series: make('div', { 'data-maml': 'series', style: 'overflow-wrap:anywhere' }),
     state: make('div', { 'data-maml': 'state', style: 'white-space:pre-line' }),
     modalities: make('table', { 'data-maml': 'modalities', style: 'font-size:12px;width:100%' }),
-    volumes: make('div', { 'data-maml': 'volumes' }),
     saved: make('div', { 'data-maml': 'saved', role: 'status' }),
     message: make('div', { 'data-maml': 'message', role: 'status', style: MESSAGE }),
     choice: make('div', { 'data-maml': 'choice' }),
-    label: make(
-      'select',
-      { 'data-maml': 'label', 'aria-label': 'Label to draw', style: DARK, change: on.label },
-      ...task.labels.map(label => make('option', { value: label.value }, label.name)),
-    ),
-    protect: make('input', { type: 'checkbox', checked: '', 'data-maml': 'protect', change: on.label }),
-    visible: make('input', { type: 'checkbox', checked: '', 'data-maml': 'visible', change: on.look }),
+    labels: new Labels(task.labels, on),
     opacity: slider('opacity', 'Opacity', 0.5, on.look),
+    cursor: make('input', { type: 'checkbox', 'data-maml': 'cursor', change: on.cursor }),
     size: make('input', {
       'data-maml': 'size',
       'aria-label': 'Brush radius, mm',
@@ -110,12 +80,9 @@ export function build(task, on) {
       button('Draw here', 'here', on.here),
       button('Nothing is there', 'nothing', on.nothing),
     ),
-    group(made.label, ...made.tools.values(), made.size, ' mm'),
-    group(
-      make('label', {}, made.protect, ' protect other labels '),
-      make('label', {}, made.visible, ' show '),
-      made.opacity,
-    ),
+    made.labels.root,
+    group(...made.tools.values(), made.size, ' mm'),
+    group('Opacity ', made.opacity, make('label', {}, ' ', made.cursor, ' cross-hairs')),
     group(
       button('Undo', 'undo', on.undo),
       button('Redo', 'redo', on.redo),
@@ -123,7 +90,6 @@ export function build(task, on) {
       button('Fill between', 'interpolate', on.interpolate),
     ),
     group(made.overlay, made.strength),
-    made.volumes,
     made.lesions,
     made.saved,
     group(
@@ -142,7 +108,7 @@ function keys() {
   return make(
     'div',
     {},
-    [...tools, 'Ctrl+Z undo', 'Ctrl+Y redo', '1–9 label', 'V show or hide', 'Shift+click takes away'].join(' · '),
+    [...tools, 'Ctrl+Z undo', 'Ctrl+Y redo', '1–9 label', 'V show or hide', 'X cross-hairs', 'Shift+click takes away'].join(' · '),
   );
 }
 

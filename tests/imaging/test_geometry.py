@@ -172,3 +172,50 @@ def test_overlap_and_sameness() -> None:
     assert not grid.same_as(Grid((4, 4, 4), near))
     assert grid.same_as(Grid((4, 4, 4), np.eye(4) + 1e-4))
     assert not grid.same_as(Grid((4, 4, 5), np.eye(4)))
+
+
+def everywhere(chances: torch.Tensor, source: Grid, target: Grid) -> Array:
+    """The largest of classes, each interpolated at every voxel of the target: what `restore_label` makes shorter."""
+    result = np.zeros(target.shape, np.uint8)
+    for slab, values in geometry.resample_slabs(chances, source, target):
+        result[slab] = values.argmax(dim=0).numpy()
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("aligned", [False, True])
+def test_what_the_corners_agree_on_is_as_if_all_was_interpolated(
+    seed: int, aligned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", 9 * 70 * 60)
+    frame = oblique((70, 60, 44), (1.2, 1.5, 2.4), seed=seed)
+    source = network_grid(frame, (2.5, 3.0, 3.5))
+    target = frame if aligned else oblique((66, 58, 40), (1.5, 1.4, 2.0), seed=seed + 20)
+    noise = torch.randn(4, *source.shape, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.avg_pool3d(noise, 5, 1, 2)
+    for sharpness in (1.0, 30.0, 1000.0):
+        for dtype in (torch.float32, torch.float16):  # probabilities are kept in half precision, where ties are common
+            chances = torch.softmax(smooth * sharpness, dim=0).to(dtype)
+            found = restore_label(chances, source, target)
+            assert len(np.unique(found)) == 4
+            np.testing.assert_array_equal(found, everywhere(chances, source, target))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_label_of_many_values_is_as_if_all_was_interpolated(seed: int, coarse: bool) -> None:
+    source = oblique((50, 44, 30), (1.2, 1.5, 2.4), seed=seed)
+    target = oblique((20, 22, 24), (3.1, 2.4, 2.6), seed=seed) if coarse else oblique((60, 64, 50), (1, 1.1, 1.2), seed)
+    noise = torch.randn(5, *source.shape, generator=torch.Generator().manual_seed(seed))
+    values = np.array([0, 1, 7, 254, 255], np.uint8)
+    label = values[torch.nn.functional.avg_pool3d(noise, 5, 1, 2).argmax(dim=0).numpy()]
+    expected, best = np.zeros(target.shape, np.uint8), np.full(target.shape, -1.0)
+    for value in values:
+        share = torch.from_numpy((label == value).astype(np.float32))
+        pooled, grid = geometry._pooled(share, source, target), geometry._pooled_grid(source, target)
+        for slab, shares in geometry.resample_slabs(pooled[None], grid, target, fill=float(value == 0)):
+            wins = shares[0].numpy() > best[slab]
+            expected[slab][wins], best[slab][wins] = value, shares[0].numpy()[wins]
+    moved = resample_label(label, source, target)
+    assert len(np.unique(moved)) == 5
+    np.testing.assert_array_equal(moved, expected)

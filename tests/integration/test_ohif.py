@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from maml_app.cases.spec import load_task, parse_task
@@ -40,6 +42,19 @@ VIEWPORTS = """() => window.cornerstone.getEnabledElements().map(({ viewport }) 
   return { id: viewport.id, type: viewport.type, x: box.x + box.width / 2, y: box.y + box.height / 2,
     slice: viewport.getCurrentImageIdIndex(), slices: viewport.getImageIds().length };
 })"""
+CROSS = """([id, place]) => {
+  const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
+  const [x, y] = viewport.worldToCanvas(place);
+  return [...viewport.element.querySelectorAll('svg line')].map(line => {
+    const [x1, y1] = ['x1', 'y1'].map(name => Number(line.getAttribute(name)));
+    return Math.hypot(x1 - x, y1 - y);
+  });
+}"""
+WORLD = """([id, x, y]) => {
+  const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
+  const { left, top } = viewport.canvas.getBoundingClientRect();
+  return [...viewport.canvasToWorld([x - left, y - top])];
+}"""
 SHOWN = """() => [...window.services.viewportGridService.getState().viewports.keys()].map(
   id => window.services.segmentationService.getSegmentationRepresentations(id).map(one => one.segmentationId))"""
 
@@ -142,10 +157,42 @@ def stroke(page: Page, modality: str, tool: str = "CircularBrush", offset: tuple
     page.wait_for_timeout(700)
 
 
+def draw_with(page: Page, label: str) -> None:
+    page.locator(f'[data-draw="{label}"]').check()
+
+
+def unprotect(page: Page, *labels: str) -> None:
+    """Let the brush change labels that are not the chosen one: these, or all."""
+    for box in page.locator("[data-protect]").all():
+        box.set_checked(bool(labels) and box.get_attribute("data-protect") not in labels)
+
+
 def in_viewer(page: Page, series: str, kind: str = "maml") -> dict[str, Array]:
     """The viewer's labelmap of a series, or what lies over it (`over`): slice name -> voxels."""
     planes = page.evaluate(SLICES, [series, kind])
     return {name: np.array(values, np.uint8) for name, values in planes.items()}
+
+
+def info_of(running: Running, series: str) -> dict[str, Any]:
+    found: dict[str, Any] = requests.get(f"{running.server.url}/maml/series/{series}", timeout=60).json()
+    return found
+
+
+def coloured(page: Page, label: str) -> int:
+    """How many pixels of the viewports have the hue of a label."""
+    swatch = page.locator("tr", has=page.locator(f'[data-draw="{label}"]')).locator("label span")
+    colour = np.array(
+        [float(part) for part in re.findall(r"\d+", swatch.evaluate("one => getComputedStyle(one).color"))]
+    )
+    panel = page.locator("#maml").bounding_box()
+    assert panel
+    image = page.screenshot(clip={"x": 300, "y": 60, "width": panel["x"] - 310, "height": 800})
+    pixels = np.array(Image.open(io.BytesIO(image)).convert("RGB"), float)
+    hue = pixels - pixels.min(axis=-1, keepdims=True)
+    wanted = colour - colour.min()
+    strength = np.linalg.norm(hue, axis=-1)
+    likeness = hue @ wanted / np.maximum(strength * np.linalg.norm(wanted), 1e-6)
+    return int(((strength > 30) & (likeness > 0.98)).sum())
 
 
 def on_server(running: Running, series: str, label: Array) -> dict[str, Array]:
@@ -213,6 +260,24 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
     assert viewport(page, "ct")["slice"] != at["slice"]
     assert viewport(page, "pet")["slice"] != before
     page.screenshot(path=ARTEFACTS / "ohif.png")
+    # cross-hairs: what is under the mouse is shown on all series, on the slice nearest to it
+    page.locator("[data-maml=cursor]").check()
+    place = viewport(page, "ct")["slice"]
+    page.mouse.move(at["x"] - 60, at["y"] + 40)
+    page.mouse.move(at["x"] - 50, at["y"] + 45)
+    page.wait_for_timeout(1000)
+    left, back, up = page.evaluate(WORLD, ["maml-ct", at["x"] - 50, at["y"] + 45])
+    assert viewport(page, "ct")["slice"] == place
+    for modality in ("pet", "mr_t1"):
+        grid = running.archive.studies[4][1].images[modality].grid
+        nearest = round((np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[2])
+        slices = viewport(page, modality)["slices"]
+        assert viewport(page, modality)["slice"] in (nearest, slices - 1 - nearest)
+        lines = page.evaluate(CROSS, [f"maml-{modality}", [left, back, up]])
+        assert len(lines) == 4
+        assert max(lines) < 20  # pixels from where the place lies
+    page.screenshot(path=ARTEFACTS / "cross.png")
+    page.locator("[data-maml=cursor]").uncheck()
     # another modality over all series, and where the model is not sure; the label below stays as it is
     before = in_viewer(page, ct)
     for of in ("pet", "uncertainty"):
@@ -239,14 +304,14 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     press(page, "run")
     message(page, "Proposal of model v0001")
     before = in_viewer(page, ct)
-    page.locator("[data-maml=label]").select_option("2")
+    draw_with(page, "lesion")
     stroke(page, "ct")
     painted = in_viewer(page, ct)
     (name,) = changed(before, painted)
     assert int((painted[name] == 2).sum()) > int((before[name] == 2).sum())
     # other labels are protected: what was organ stays organ
     assert int((painted[name] == 1).sum()) == int((before[name] == 1).sum())
-    page.locator("[data-maml=protect]").uncheck()
+    unprotect(page)
     stroke(page, "ct", offset=(0, 0))
     over = in_viewer(page, ct)
     assert int((over[name] == 1).sum()) < int((painted[name] == 1).sum())
@@ -278,7 +343,7 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), painted)
     assert f"{label}, " in said(page, "versions")
     activate(page, "ct")
-    page.locator("[data-maml=label]").select_option("1")
+    draw_with(page, "organ")
     stroke(page, "ct", "CircularEraser", (10, -30))
     press(page, "save")
     message(page, "Saved as the label of this case")
@@ -290,13 +355,6 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), painted)
 
 
-WORLD = """([id, x, y]) => {
-  const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
-  const { left, top } = viewport.canvas.getBoundingClientRect();
-  return [...viewport.canvasToWorld([x - left, y - top])];
-}"""
-
-
 def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running: Running) -> None:
     ct, mr = running.archive.uid(4, "ct"), running.archive.uid(4, "mr_t1")
     case = running.archive.studies[4][1]
@@ -306,7 +364,7 @@ def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running:
     message(page, "Proposal of model v000")
     page.locator("#maml [data-maml=save]:enabled").wait_for()
     before = in_viewer(page, ct)
-    page.locator("[data-maml=label]").select_option("2")
+    draw_with(page, "lesion")
     press(page, "Click")
     # on the MR, whose slices are other ones: the label lies on CT and is mended there
     at = viewport(page, "mr_t1")
@@ -352,7 +410,7 @@ def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> N
     press(page, "here")
     answer(page, "Draw here")
     message(page, "Draw on mr_t1.")
-    page.locator("[data-maml=protect]").uncheck()
+    unprotect(page)
     stroke(page, "mr_t1", offset=(-110, 110))
     drawn = in_viewer(page, series)
     press(page, "empty")
@@ -408,7 +466,7 @@ def test_two_tabs_do_not_replace_each_other(page: Page, running: Running, tmp_pa
             press(tab, "here")
             answer(tab, "Draw here")
             message(tab, "Draw on ct.")
-        tab.locator("[data-maml=protect]").uncheck()
+        unprotect(tab)
         stroke(tab, "ct", offset=offset)
     press(page, "save")
     message(page, "Saved as the label of this case")
@@ -585,9 +643,13 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
         press(page, "empty")
         message(page, "An empty segmentation")
         t1ce = archive.uid(0, "t1ce")
-        labels, counts = page.locator("[data-maml=label]"), []
-        for value, across in ((2, 0), (3, 50), (1, 100)):  # each begins where the last one lies
-            labels.select_option(str(value))
+        counts = []
+        for name, across in (
+            ("edema", 0),
+            ("enhancing", 50),
+            ("non_enhancing", 100),
+        ):  # each begins where the last lies
+            draw_with(page, name)
             stroke(page, "t1ce", offset=(across, 0))
             (name,) = changed(in_viewer(page, t1ce), {n: 0 * plane for n, plane in in_viewer(page, t1ce).items()})
             counts.append(np.bincount(in_viewer(page, t1ce)[name], minlength=4).tolist())
@@ -597,18 +659,36 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
         assert both[1] == 0 < both[3] < edema[2]
         assert three[2:] == both[2:]
         assert 0 < three[1] < edema[2]
-        page.locator("[data-maml=protect]").uncheck()
-        labels.select_option("1")
-        stroke(page, "t1ce", offset=(0, 0))
+        # protected one by one: enhancing lies there too, and stays
+        unprotect(page, "edema")
+        for across in (0, 50):
+            stroke(page, "t1ce", offset=(across, 0))
         open_now = np.bincount(in_viewer(page, t1ce)[name], minlength=4)
+        assert open_now[3] == three[3]
         assert open_now[2] < edema[2]
         assert open_now[1] > three[1]
         press(page, "undo")
+        press(page, "undo")
         drawn = in_viewer(page, t1ce)
         assert np.bincount(drawn[name], minlength=4).tolist() == three
+        # shown one by one, in the viewport that is drawn on and in all others
+        press(page, "WindowLevel")
+        green, blue = coloured(page, "non_enhancing"), coloured(page, "edema")
+        assert green
+        assert blue
+        page.locator('[data-show="edema"]').uncheck()
+        page.wait_for_timeout(500)
+        assert coloured(page, "edema") < blue / 10
+        assert coloured(page, "non_enhancing") >= green
+        page.keyboard.press("v")
+        page.wait_for_timeout(500)
+        assert coloured(page, "edema") == blue
+        for value, shown in enumerate(("non_enhancing", "edema", "enhancing"), start=1):
+            told = page.locator(f'[data-volume="{shown}"]').inner_text()
+            assert float(told) == pytest.approx(three[value] * info_of(brain, t1ce)["voxel_ml"], abs=0.0051)
         press(page, "save")
         assert "on t1ce" in message(page, "Saved as the label of this case")
-        info = requests.get(f"{server.url}/maml/series/{t1ce}", timeout=60).json()
+        info = info_of(brain, t1ce)
         label = {"label": f"{info['case']}@{info['label']['label']}", "tag": "final"}
         file = tmp_path / "label.nii.gz"
         file.write_bytes(requests.get(f"{server.url}/datastore/label", label, timeout=60).content)

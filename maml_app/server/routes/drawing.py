@@ -103,7 +103,7 @@ async def correct(
     told = parsed(params, CorrectParams, "params")
     value = house.spec.value_of(told.label)
     if value is None:
-        raise LabelError(f"expected a label of {[one.name for one in house.spec.labels]}, got {told.label!r}")
+        raise LabelError(f"expected a label of {[known.name for known in house.spec.labels]}, got {told.label!r}")
     case, asked = await run_in_threadpool(house.source.resolve, series)
     label = await run_in_threadpool(_drawn, house, case, asked, voxels, slices)
     # DICOM's x and y run to the left and to the back, ours to the right and to the front

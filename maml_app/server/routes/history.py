@@ -73,8 +73,8 @@ def restore_label(house: Here, user: Drawing, case: Name, label: Name) -> dict[s
 def changes_since(house: Here, user: Looking, case: Name, label: Name, since: Name) -> dict[str, Any]:
     """How far a label is from another one of the case, by label name."""
     found = seen_case(house, house.source.case(case), user)
-    one, other = (read_stored_label(find_label(found, name), house.spec) for name in (label, since))
-    return {name: change.model_dump() for name, change in changes(one, other, house.spec).items()}
+    first, other = (read_stored_label(find_label(found, name), house.spec) for name in (label, since))
+    return {name: change.model_dump() for name, change in changes(first, other, house.spec).items()}
 
 
 @router.get("/maml/cases/{case}/agreement")
