@@ -7,9 +7,11 @@ beside a busy process), `start` (command line and server). One thread unless sai
 
 from __future__ import annotations
 
+import cProfile
 import json
 import os
 import platform
+import pstats
 import resource
 import statistics
 import subprocess
@@ -36,12 +38,16 @@ from monai.transforms.utility.dictionary import DeleteItemsd, EnsureChannelFirst
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.basic_infer import BasicInferTask
 
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.disk import write_text
-from maml_app.imaging.files import write_image
-from maml_app.imaging.volume import Volume
+from maml_app.evaluation.metrics import dice
+from maml_app.imaging.files import read_label, write_image
+from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.preprocess import prepare
+from maml_app.imaging.volume import Array, Volume
 from maml_app.network.checkpoint import Checkpoint
-from maml_app.network.compiled import Compiled
+from maml_app.network.compiled import Compiled, Engine
 from maml_app.network.ensemble import Outputs, SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.network.settings import Loss, Network
@@ -56,6 +62,15 @@ from tests.harness.server import Server
 WIDTHS = Network(channels=(16, 32, 64, 128), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
 SPACING_MM, PATCH = 3.0, (64, 64, 64)
+STEPS = 60  # until the network of `request` knows its case
+PARTS = {  # function -> what a request spends on it
+    "read_image": "load",
+    "resample": "resample",
+    "normalise": "normalise",
+    "predict_opinions": "network",
+    "restore_label": "back",
+    "write_label": "write",
+}
 Seconds = dict[str, float]
 
 
@@ -186,48 +201,116 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
     """Seconds of whole requests for a case of two CT phases on one grid, the answer written as .nii.gz included."""
     spec = two_phases()
     (folder / "studies" / "case").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    phases, affine = [], np.diag([*zooms, 1.0])
-    for name in spec.modality_names:
-        planes = rng.normal(0, 200, (shape[0] // 8, shape[1] // 8, shape[2]))
-        phases.append(Volume(np.repeat(np.repeat(planes.round(), 8, axis=0), 8, axis=1), affine))
-        write_image(folder / "studies" / "case" / f"{name}.nii.gz", phases[-1])
-    stacked = np.stack([phase.voxels for phase in phases], axis=-1).astype(np.int16)
-    nib.save(nib.Nifti1Image(stacked, affine), folder / "stacked.nii.gz")
-    network = build_network(2, spec.classes, WIDTHS).eval()
+    affine = np.diag([*zooms, 1.0])
+    phases, truth = abdomen(shape)
+    for name, phase in zip(spec.modality_names, phases, strict=True):
+        write_image(folder / "studies" / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    nib.save(nib.Nifti1Image(np.stack(phases, axis=-1).astype(np.int16), affine), folder / "stacked.nii.gz")
+    store = FolderStore(folder / "studies", spec)
+    network = taught(spec, store.case("case"), Volume(truth, affine))
     torch.save({"model": Fused(network).state_dict()}, folder / "stock.pt")
     registry = ModelRegistry(folder / "models")
     registry.publish(network, Checkpoint(spec.name, spec.signature(), 2, spec.classes, WIDTHS, PATCH), {})
-    store = FolderStore(folder / "studies", spec)
     stock: Any = Stock(folder / "stock.pt", Fused(build_network(2, spec.classes, WIDTHS)))
 
-    def ours(task: SegmentCase, series: str) -> None:
-        file, _ = task({"image": f"case@{series}", "result_extension": ".nii.gz", "device": "cpu"})
-        Path(file).unlink()
-
-    plain, fast = SegmentCase(store, spec, registry), SegmentCase(store, spec, registry, "openvino")
-    graph = fast.model("cpu").compiled
-    assert graph is not None
-    graph.answer(torch.ones(2, dtype=torch.bool), wait=True)
+    answers: dict[str, Path] = {}
     seconds: Seconds = {}
+    parts: dict[str, Seconds] = {}
+
+    def ours(task: SegmentCase, series: str, name: str) -> None:
+        profile = cProfile.Profile()
+        profile.enable()
+        file, _ = task({"image": f"case@{series}", "result_extension": ".nii.gz", "device": "cpu"})
+        profile.disable()
+        parts[name] = split(profile)
+        answers[name] = Path(file)
+
+    engines: tuple[Engine, ...] = ("torch", "openvino", "openvino-bf16")
+    tasks = {engine: SegmentCase(store, spec, registry, engine) for engine in engines}
+    for task in tasks.values():
+        graph = task.model("cpu").compiled
+        if graph:
+            graph.answer(torch.ones(2, dtype=torch.bool), wait=True)
     first, second = spec.modality_names
     calls: dict[str, Callable[[], None]] = {
         "stock": lambda: Path(
             stock({"image": str(folder / "stacked.nii.gz"), "device": "cpu", "result_extension": ".nii.gz"})[0]
         ).unlink(),
-        "torch, first": lambda: ours(plain, first),
-        "torch, again": lambda: ours(plain, first),
-        "torch, another series": lambda: ours(plain, second),
-        "OpenVINO, first": lambda: ours(fast, first),
-        "OpenVINO, another series": lambda: ours(fast, second),
     }
+    for engine, task in tasks.items():
+        calls[f"{engine}, first"] = partial(ours, task, first, f"{engine}, first")
+        calls[f"{engine}, again"] = partial(ours, task, first, f"{engine}, again")
+        calls[f"{engine}, another series"] = partial(ours, task, second, f"{engine}, another series")
     for name, call in calls.items():
         began = time.perf_counter()
         call()
         seconds[name] = time.perf_counter() - began
         print(name, round(seconds[name], 2), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {" × ".join(map(str, shape)): against(seconds, "stock"), "peak memory of all, GB": round(peak, 2)}
+    masks = {name: read_label(file).voxels for name, file in answers.items() if name.endswith("first")}
+    plain = masks["torch, first"]
+    for file in answers.values():
+        file.unlink()
+    return {
+        " × ".join(map(str, shape)): against(seconds, "stock"),
+        "parts, s": parts,
+        "Dice of the foreground against torch": {
+            name: round(dice(mask, plain, tuple(spec.label_values)) or 0, 5) for name, mask in masks.items()
+        },
+        "foreground": round(float((plain > 0).mean()), 3),
+        "peak memory of all, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def abdomen(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
+    """Two phases, HU (X, Y, Z), and what is there: a liver in a body, and a tumour that one phase hardly shows."""
+    places = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
+
+    def ball(centre: tuple[float, ...], radii: tuple[float, ...]) -> Array:
+        away = sum(((axis - at) / radius) ** 2 for axis, at, radius in zip(places, centre, radii, strict=True))
+        inside: Array = np.asarray(away < 1)
+        return inside
+
+    body, liver = ball((0, 0, 0), (0.85, 0.65, 2)), ball((0.35, 0.05, 0.1), (0.4, 0.35, 0.6))
+    tumour = ball((0.45, 0.1, 0.2), (0.12, 0.12, 0.2))
+    rng = np.random.default_rng(0)
+    phases = []
+    for enhanced, dark in ((60, 20), (120, 60)):
+        values = np.where(body, 30, -1000) + enhanced * liver - dark * tumour
+        phases.append((values + rng.normal(0, 15, shape)).round().astype(np.int16))
+    return phases, liver.astype(np.uint8) + tumour
+
+
+def taught(spec: TaskSpec, case: Case, label: Volume) -> SegmentationNetwork:
+    """A network that has learnt the case: what it says has surfaces as a real answer has, and not noise."""
+    torch.manual_seed(0)
+    network = build_network(2, spec.classes, WIDTHS)
+    prepared = prepare(case, spec)
+    truth = torch.from_numpy(resample_label(label.voxels, label.grid, prepared.grid)).long()
+    loss, optimiser = MutualLearningLoss(Loss()), torch.optim.AdamW(network.parameters(), lr=2e-3)
+    places = torch.nonzero(truth)
+    everything = torch.ones(1, 2, dtype=torch.bool)
+    for _ in range(STEPS):
+        place = places[int(torch.randint(len(places), ()))] + torch.randint(-16, 17, (3,))
+        start = [
+            int(min(max(at - edge // 2, 0), size - edge))
+            for at, edge, size in zip(place.tolist(), PATCH, truth.shape, strict=True)
+        ]
+        box = tuple(slice(at, at + edge) for at, edge in zip(start, PATCH, strict=True))
+        loss(network(prepared.images[(slice(None), *box)][None], everything), truth[box][None])["total"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return network.eval()
+
+
+def split(profile: cProfile.Profile) -> Seconds:
+    """Seconds of a request by what they were spent on; the rest is `other`."""
+    stats: Any = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    found = dict.fromkeys(PARTS.values(), 0.0)
+    for (_, _, function), (_, _, _, cumulative, _) in stats.items():
+        if function in PARTS:
+            found[PARTS[function]] += cumulative
+    total = max(row[3] for row in stats.values())
+    return {name: round(value, 3) for name, value in (found | {"other": total - sum(found.values())}).items()}
 
 
 def two_phases() -> TaskSpec:

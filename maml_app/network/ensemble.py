@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from maml_app.network.fusion import HEADS, agreement
+from maml_app.network.fusion import HEADS, ByModality, agreement
 from maml_app.network.settings import Network
 from maml_app.network.unet import UNet
 
@@ -73,8 +73,8 @@ class MamlEnsemble(nn.Module):
                 encoded[index] = (rows, expert.encode(image if bool(rows.all()) else image[rows]))
         return encoded
 
-    def decode(self, encoded: ByExpert, presence: torch.Tensor) -> tuple[list[torch.Tensor], ByExpert]:
-        """What the head fuses, zero where a modality is absent, and the experts' opinions.
+    def decode(self, encoded: ByExpert, presence: torch.Tensor) -> tuple[ByModality, ByExpert]:
+        """What the head fuses, of modalities that any row has, zero in rows without, and the experts' opinions.
 
         Presence matters here with crosstalk only, where each expert adds what those present see on average.
         """
@@ -88,8 +88,7 @@ class MamlEnsemble(nn.Module):
             levels = decoder.decode(skips)
             opinions[index] = (rows, decoder.logits(levels, deep=self.training))
             found[index] = _scatter(opinions[index][1][0] if self.averaged else levels[0], rows)
-        like = next(iter(found.values()))
-        return [found.get(index, torch.zeros_like(like)) for index in range(len(self.experts))], opinions
+        return found, opinions
 
     def _exchanged(self, encoded: ByExpert, presence: torch.Tensor) -> ByExpert:
         whole = {index: _scatter(skips[-1], rows) for index, (rows, skips) in encoded.items()}
@@ -102,27 +101,30 @@ class MamlEnsemble(nn.Module):
                 result[index] = (rows, [*skips[:-1], skips[-1] + talk])
         return result
 
-    def fuse(self, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor) -> torch.Tensor:
+    def fuse(self, features: ByModality, opinions: ByExpert, presence: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, X, Y, Z) from what `decode` returned, of those present alone."""
         return self._attend(features, opinions, presence)[0]
 
     def _attend(
-        self, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = [f * _column(presence, i) for i, f in enumerate(features)]
+        self, features: ByModality, opinions: ByExpert, presence: torch.Tensor
+    ) -> tuple[torch.Tensor, ByModality]:
+        kept = {index: feature * _column(presence, index) for index, feature in features.items()}
         if self.trust is not None:
             said = {index: _scatter(logits[0], rows) for index, (rows, logits) in opinions.items()}
             like = next(iter(said.values()))
-            agreed = agreement([said.get(i, like) for i in range(len(features))], presence)
+            agreed = agreement([said.get(i, like) for i in range(len(self.experts))], presence)
             weights = torch.softmax((self.trust * agreed).masked_fill(~presence, float("-inf")), dim=1)
             weights = weights * presence.sum(dim=1, keepdim=True)
-            kept = [f * weights[:, i, None, None, None, None] for i, f in enumerate(kept)]
+            kept = {index: feature * _column(weights, index) for index, feature in kept.items()}
         logits, attention = self.head(kept, presence)
         return logits, attention
 
     def attention(self, images: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         """How much the head looks at each modality (B, M, X, Y, Z): its attention, averaged over features."""
-        return self._attend(*self.decode(self.encode(images, presence), presence), presence)[1].mean(dim=2)
+        attention = self._attend(*self.decode(self.encode(images, presence), presence), presence)[1]
+        means = {index: weights.mean(dim=1) for index, weights in attention.items()}
+        absent = torch.zeros_like(next(iter(means.values())))
+        return torch.stack([means.get(index, absent) for index in range(len(self.experts))], dim=1)
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
         encoded = self.encode(images, presence)
@@ -132,11 +134,12 @@ class MamlEnsemble(nn.Module):
         return Outputs([fused], said, opinions)
 
     def _of_part(
-        self, encoded: ByExpert, features: Sequence[torch.Tensor], opinions: ByExpert, presence: torch.Tensor
+        self, encoded: ByExpert, features: ByModality, opinions: ByExpert, presence: torch.Tensor
     ) -> torch.Tensor:
         if self.exchange:
             features, opinions = self.decode(encoded, presence)
-        return self.fuse(features, opinions, presence)
+        there = {index: feature for index, feature in features.items() if bool(presence[:, index].any())}
+        return self.fuse(there, opinions, presence)
 
     def each_subset(self, images: torch.Tensor, presences: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Logits (B, K, X, Y, Z) under each presence (B, M); the experts run once for all of them."""
@@ -155,7 +158,7 @@ def _scatter(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _column(presence: torch.Tensor, index: int) -> torch.Tensor:
-    """One modality's presence as (B, 1, 1, 1, 1)."""
+    """What (B, M) holds of one modality, as (B, 1, 1, 1, 1)."""
     return presence[:, index, None, None, None, None]
 
 

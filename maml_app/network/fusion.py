@@ -1,16 +1,19 @@
 """Modality-aware attention: how the experts' last features become one prediction.
 
-The heads take features F_i, a list of M tensors (B, C, X, Y, Z) that are zero where a modality is absent, and
-presence (B, M) bool; they return logits (B, K, X, Y, Z) and the attention (B, M, C, X, Y, Z).
+The heads take features F_i (B, C, X, Y, Z) by modality index, of those that any row of the batch has, zero in rows
+where one is absent, and presence (B, M) bool; they return logits (B, K, X, Y, Z) and the attention (B, C, X, Y, Z) by
+modality index. What is absent everywhere costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+ByModality = Mapping[int, torch.Tensor]
 
 
 def _conv(inside: int, outside: int, size: int) -> nn.Conv3d:
@@ -24,13 +27,23 @@ def _gate(width: int) -> nn.Sequential:
     )
 
 
-def _columns(presence: torch.Tensor) -> torch.Tensor:
-    """Presence (B, M) as (B, M, 1, 1, 1, 1), to meet features stacked at axis 1."""
-    return presence[:, :, None, None, None, None]
+def _columns(presence: torch.Tensor, features: ByModality) -> torch.Tensor:
+    """Presence (B, M) of those with features as (B, N, 1, 1, 1, 1), to meet features stacked at axis 1."""
+    return presence[:, list(features)][:, :, None, None, None, None]
 
 
 def _upsampled(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.interpolate(values, size=like.shape[2:], mode="trilinear")
+
+
+def _halved(features: ByModality) -> ByModality:
+    return {index: F.avg_pool3d(feature, 2, ceil_mode=True) for index, feature in features.items()}
+
+
+def _weighted(features: ByModality, weights: ByModality) -> torch.Tensor:
+    total = sum(weights[index] * feature for index, feature in features.items())
+    assert isinstance(total, torch.Tensor)
+    return total
 
 
 class _Head(nn.Module):
@@ -42,6 +55,17 @@ class _Head(nn.Module):
         self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
         self.out = _conv(width, classes, 1)
 
+    def _fuse(self, features: ByModality) -> torch.Tensor:
+        """Conv3(concat F_i), where what is absent is zero."""
+        width, weight = self.out.in_channels, self.fuse.weight
+        if len(features) < len(self.gates):
+            weight = torch.cat([weight[:, index * width : (index + 1) * width] for index in features], dim=1)
+        return F.conv3d(torch.cat(list(features.values()), dim=1), weight, self.fuse.bias, padding=self.fuse.padding)
+
+    def _gates(self, features: ByModality, fused: torch.Tensor) -> torch.Tensor:
+        """Conv3(LeakyReLU(InstanceNorm(Conv3([F_i, fused])))) of each, stacked at axis 1."""
+        return torch.stack([self.gates[index](torch.cat([f, fused], dim=1)) for index, f in features.items()], dim=1)
+
 
 class PaperHead(_Head):
     """The module of Zhang et al., arXiv 2107.09842:
@@ -50,14 +74,11 @@ class PaperHead(_Head):
     out = Conv1(sum a_i F_i). With modalities missing the sum is scaled by M / |present|, so that its size stays.
     """
 
-    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        fused = self.fuse(torch.cat(list(features), dim=1))
-        gates = zip(self.gates, features, strict=True)
-        attention = torch.stack([torch.sigmoid(gate(torch.cat([f, fused], dim=1))) for gate, f in gates], dim=1)
-        attention = attention * _columns(presence)
-        share = len(features) / presence.sum(dim=1).to(attention.dtype)
-        weighted = sum(attention[:, i] * f for i, f in enumerate(features)) * share[:, None, None, None, None]
-        return self.out(weighted), attention
+    def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
+        attention = torch.sigmoid(self._gates(features, self._fuse(features))) * _columns(presence, features)
+        share = presence.shape[1] / presence.sum(dim=1).to(attention.dtype)
+        weights = dict(zip(features, attention.unbind(dim=1), strict=True))
+        return self.out(_weighted(features, weights) * share[:, None, None, None, None]), weights
 
 
 class LightHead(_Head):
@@ -67,23 +88,22 @@ class LightHead(_Head):
     out = Conv1(sum a_i F_i), with P a 2 x 2 x 2 mean and U trilinear interpolation.
     """
 
-    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, attention, _ = self._weigh(features, presence)
-        return logits, attention
+    def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
+        small = _halved(features)
+        attention = self._attention(features, presence, small, self._fuse(small))
+        return self.out(_weighted(features, attention)), attention
 
-    def _weigh(
-        self, features: Sequence[torch.Tensor], presence: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits, the attention, and `fused`."""
-        small = [F.avg_pool3d(feature, 2, ceil_mode=True) for feature in features]
-        fused = self.fuse(torch.cat(small, dim=1))
-        gates = zip(self.gates, small, strict=True)
-        scores = torch.stack([gate(torch.cat([f, fused], dim=1)) for gate, f in gates], dim=1)
-        attention = torch.softmax(scores.masked_fill(~_columns(presence), float("-inf")), dim=1)
-        large = _upsampled(attention.flatten(1, 2), features[0]).unflatten(1, attention.shape[1:3])
+    def _attention(
+        self, features: ByModality, presence: torch.Tensor, small: ByModality, fused: torch.Tensor
+    ) -> ByModality:
+        if len(features) == 1:  # a softmax over one
+            return {index: torch.ones_like(feature) for index, feature in features.items()}
+        scores = self._gates(small, fused)
+        attention = torch.softmax(scores.masked_fill(~_columns(presence, features), float("-inf")), dim=1)
+        like = next(iter(features.values()))
+        large = _upsampled(attention.flatten(1, 2), like).unflatten(1, attention.shape[1:3])
         # unbind and not an index: its gradient is one tensor, not one of zeros for each modality
-        weighted = sum(weight * f for weight, f in zip(large.unbind(dim=1), features, strict=True))
-        return self.out(weighted), large, fused
+        return dict(zip(features, large.unbind(dim=1), strict=True))
 
 
 class JointHead(LightHead):
@@ -96,9 +116,12 @@ class JointHead(LightHead):
         super().__init__(modalities, width, classes)
         self.joint = nn.Sequential(nn.InstanceNorm3d(width, affine=True), nn.LeakyReLU(0.01), _conv(width, classes, 3))
 
-    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, attention, fused = self._weigh(features, presence)
-        return logits + _upsampled(self.joint(fused), features[0]), attention
+    def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
+        small = _halved(features)
+        fused = self._fuse(small)
+        attention = self._attention(features, presence, small, fused)
+        logits = self.out(_weighted(features, attention))
+        return logits + _upsampled(self.joint(fused), logits), attention
 
 
 class AverageHead(nn.Module):
@@ -107,12 +130,11 @@ class AverageHead(nn.Module):
     def __init__(self, modalities: int, width: int, classes: int) -> None:
         super().__init__()
 
-    def forward(self, features: Sequence[torch.Tensor], presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
         share = presence / presence.sum(dim=1, keepdim=True)
-        attention = _columns(share).expand(-1, -1, *features[0].shape[1:])
-        mean = sum(torch.softmax(f.float(), dim=1) * attention[:, i] for i, f in enumerate(features))
-        assert isinstance(mean, torch.Tensor)
-        return mean.clamp(min=1e-7).log(), attention
+        attention = {index: share[:, index, None, None, None, None].expand_as(f) for index, f in features.items()}
+        opinions = {index: torch.softmax(f.float(), dim=1) for index, f in features.items()}
+        return _weighted(opinions, attention).clamp(min=1e-7).log(), attention
 
 
 def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch.Tensor:
