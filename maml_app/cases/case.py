@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maml_app.cases.history import FINAL, ORIGINAL, State
 from maml_app.cases.values import Meaning
-from maml_app.errors import CaseError
+from maml_app.errors import CaseError, ObjectError
 
 __all__ = ["FINAL", "ORIGINAL", "Case", "FileRef", "LabelRef", "check_id", "subsets"]
 
@@ -46,6 +46,18 @@ class FileRef:
         if self.fetch:
             self.fetch()
         return self.path
+
+    def found(self) -> Path | None:
+        """As `local`, or None where there is no such file, or the archive does not give it: who reads it says why.
+
+        Raises:
+            ArchiveError: the archive cannot be asked now.
+        """
+        try:
+            path = self.local()
+        except (CaseError, ObjectError):
+            return None
+        return path if path.is_file() else None
 
     def __str__(self) -> str:
         return f"{self.path}" if self.channel is None else f"{self.path}[{self.channel}]"

@@ -142,7 +142,7 @@ class Simulation:
         recipe = Recipe(seed=seed, devices=(self.device,), prepared=self.folder / "prepared")
         result = train(self.spec, chosen, recipe)
         model = Model("simulated", result.network, result.checkpoint, self.device)
-        test = {case.id: score_case(model.segmenter(self.spec), case, self._prepare(case)) for case in self.test}
+        test = {case.id: score_case(model.segmenter(self.spec), case, self._prepare(case)).dice for case in self.test}
         scores = [opinions_of(self._prepare(case), case, model, self.spec)[1] for case in self.choose.values()]
         return {"labelled": labelled, "seed": seed, "test": test, "scores": [asdict(score) for score in scores]}
 

@@ -14,6 +14,7 @@ from maml_app.commands.opening import labelled_cases, open_task, tell_unused_fil
 from maml_app.errors import CaseError, StudiesError
 
 if TYPE_CHECKING:
+    from maml_app.evaluation.evaluate import Details
     from maml_app.evaluation.scores import Scores
 
 
@@ -28,7 +29,7 @@ def evaluate(
 ) -> None:
     """Score a model on the studies' labels, under every subset of modalities.
 
-    Exit code 1 if a labelled case could not be used; the others are scored.
+    Exit code 1 if a labelled case, or an image of one, could not be used; the others are scored.
     """
     from maml_app.disk import write_text
     from maml_app.evaluation.evaluate import evaluate_thoroughly
@@ -76,9 +77,16 @@ def evaluate(
         write_text(out_dir / name, content)
     out.print(text)
     out.print(f"written to {out_dir}")
+    _tell_left_out(details)
     if refused:
         out.print(f"{len(refused)} of {len(labelled)} labelled cases are not scored: {', '.join(refused)}")
-    raise typer.Exit(1 if refused or tell_unused_files(source, cases) else 0)
+    raise typer.Exit(1 if refused or details.left_out or tell_unused_files(source, cases) else 0)
+
+
+def _tell_left_out(details: Details) -> None:
+    for case_id, reasons in details.left_out.items():
+        for name, reason in reasons.items():
+            out.print(f"{case_id} without {name}: {reason}", soft_wrap=True, markup=False, style="yellow")
 
 
 def _other(path: Path, spec: TaskSpec) -> tuple[str, Scores]:

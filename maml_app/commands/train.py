@@ -53,6 +53,8 @@ def train(
             "network": spec.network.model_copy(update={"kind": network} if network else {}),
         }
     )
+    chosen = join_torchrun(device) or pick_device(device)
+    unused = tell_unused_files(source, cases) if ranks()[0] == 0 else 0
     with Progress(*COLUMNS, console=out) as progress:
         rows: dict[str, TaskID] = {}
 
@@ -65,7 +67,6 @@ def train(
             elif step.dice or (step.losses and not out.is_terminal):
                 out.print(str(step))
 
-        chosen = join_torchrun(device) or pick_device(device)
         result = run(
             spec,
             [learnable(case, spec) for case in chosen_cases(source, cases)],
@@ -81,7 +82,6 @@ def train(
     if result.validation:
         scores = result.validation
         out.print(f"validation Dice: mean over subsets {scores.mean}, all modalities {scores.full}")
-    unused = tell_unused_files(source, cases)
     if result.refused or result.left_out:
         out.print(
             f"{len(result.refused)} labelled cases were not used, {len(result.left_out)} were used without an image "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,7 +12,8 @@ from maml_app.cases.case import Case, subsets
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError
 from maml_app.evaluation.metrics import Measures, dice_scores, mean, measure
-from maml_app.evaluation.scores import CaseDice, Scores, subset_name
+from maml_app.evaluation.quality import soft_dice
+from maml_app.evaluation.scores import ScoredCase, Scores, subset_name
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.preprocess import Prepared, prepare
@@ -33,10 +34,26 @@ class Segmenter:
     device: torch.device
 
 
-def answers(
-    segmenter: Segmenter, case: Case, prepared: Prepared | None = None, every: bool = True
-) -> Iterator[tuple[str, Array, Volume]]:
-    """For every non-empty subset of the modalities that the case has: its name, the answer on the label's grid, truth.
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network says of a labelled case from a subset of its modalities.
+
+    Attributes:
+        subset: its name.
+        label: (X, Y, Z) on the grid of the truth.
+        promised: the Dice that it promises itself, by scored name, as `soft_dice`.
+        left_out: modalities that cannot be used, and why.
+    """
+
+    subset: str
+    label: Array
+    truth: Volume
+    promised: Mapping[str, float]
+    left_out: Mapping[str, str]
+
+
+def answers(segmenter: Segmenter, case: Case, prepared: Prepared | None = None, every: bool = True) -> Iterator[Answer]:
+    """The answer from every non-empty subset of the modalities that the case has.
 
     Args:
         prepared: the case as `prepare` returned it, where it is at hand.
@@ -52,15 +69,19 @@ def answers(
         part = slice(start, start + 8)
         stacked = predict_subsets(segmenter.network, prepared.images.to(device), presences[part], segmenter.patch)
         for subset, probabilities in zip(names[part], stacked, strict=True):
-            yield subset_name(subset), restore_label(probabilities, prepared.grid, truth.grid), truth
+            label = restore_label(probabilities, prepared.grid, truth.grid)
+            promised = soft_dice(probabilities, spec.scored)
+            yield Answer(subset_name(subset), label, truth, promised, prepared.left_out)
 
 
-def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = None) -> CaseDice:
-    """Dice by subset name and scored name; `prepared` as of `answers`."""
-    return {
-        subset: dice_scores(label, truth.voxels, segmenter.spec.scored)
-        for subset, label, truth in answers(segmenter, case, prepared)
-    }
+def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = None) -> ScoredCase:
+    """Dice and promised Dice by subset name and scored name; `prepared` as of `answers`."""
+    dice: dict[str, dict[str, float | None]] = {}
+    promised: dict[str, Mapping[str, float]] = {}
+    for answer in answers(segmenter, case, prepared):
+        dice[answer.subset] = dice_scores(answer.label, answer.truth.voxels, segmenter.spec.scored)
+        promised[answer.subset] = answer.promised
+    return ScoredCase(dice, promised)
 
 
 def evaluate(
@@ -77,12 +98,12 @@ def evaluate(
     Raises:
         CaseError: a case that cannot be used, where there is no `skip`.
     """
-    dice = {}
+    found = {}
     for case in cases:
         with skipping(case, skip):
-            dice[case.id] = score_case(segmenter, case)
+            found[case.id] = score_case(segmenter, case)
         tick(case.id)
-    return Scores.of(segmenter.spec, dice)
+    return Scores.of_cases(segmenter.spec, found)
 
 
 @contextmanager
@@ -111,10 +132,11 @@ class MeanMeasures:
 
 @dataclass(frozen=True)
 class Details:
-    """All measures by case id, subset name and structure."""
+    """All measures by case id, subset name and structure; `left_out`: case id -> modality -> why it was not used."""
 
     scores: Scores
     cases: Mapping[str, Mapping[str, Mapping[str, Measures]]]
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def means(self) -> dict[str, dict[str, MeanMeasures]]:
         """By subset and structure."""
@@ -147,17 +169,19 @@ def evaluate_thoroughly(
     """As `evaluate`, with surfaces, lesions and volumes besides Dice."""
     spec = segmenter.spec
     details: dict[str, dict[str, dict[str, Measures]]] = {}
+    found: dict[str, ScoredCase] = {}
+    left_out: dict[str, Mapping[str, str]] = {}
     for case in cases:
         with skipping(case, skip):
-            details[case.id] = {
-                subset: measure(label, truth, spec.scored, spec.surface_tolerance_mm)
-                for subset, label, truth in answers(segmenter, case)
+            said = list(answers(segmenter, case))
+            measures = {
+                answer.subset: measure(answer.label, answer.truth, spec.scored, spec.surface_tolerance_mm)
+                for answer in said
             }
+            dice = {subset: {name: row.dice for name, row in of.items()} for subset, of in measures.items()}
+            details[case.id] = measures
+            found[case.id] = ScoredCase(dice, {answer.subset: answer.promised for answer in said})
+            if said[0].left_out:
+                left_out[case.id] = said[0].left_out
         tick(case.id)
-    dice = {
-        case_id: {
-            subset: {name: measures.dice for name, measures in by_name.items()} for subset, by_name in by_subset.items()
-        }
-        for case_id, by_subset in details.items()
-    }
-    return Details(Scores.of(spec, dice), details)
+    return Details(Scores.of_cases(spec, found), details, left_out)

@@ -61,7 +61,8 @@ def panel(segmenter: Segmenter, case: Case) -> bytes:
     The truth is outlined in green, the answer in red. Slices are shown as stored, along the grid's third axis.
     """
     spec, prepared = segmenter.spec, prepare(case, segmenter.spec)
-    ((_, label, truth),) = answers(segmenter, case, prepared, every=False)
+    (answer,) = answers(segmenter, case, prepared, every=False)
+    label, truth = answer.label, answer.truth
     place = int((label != truth.voxels).sum(axis=(0, 1)).argmax())
     shown = [index for index, there in enumerate(prepared.presence.tolist()) if there]
     figure, all_axes = _figure(3.0 * len(shown), 3.4, len(shown))

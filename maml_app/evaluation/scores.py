@@ -6,15 +6,17 @@ A structure that is in neither truth nor answer has no score (None).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec
 from maml_app.evaluation.metrics import bootstrap_interval, mean
+from maml_app.evaluation.quality import Expectation, fitted
 
 Interval = tuple[float, float]
+Promised = Mapping[str, Mapping[str, float]]  # subset name -> structure -> Dice that an answer promises itself
 CaseDice = Mapping[str, Mapping[str, float | None]]  # subset name -> structure -> Dice
 
 
@@ -46,6 +48,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class ScoredCase:
+    """Dice of one case, and what its answers promised."""
+
+    dice: CaseDice
+    promised: Promised
+
+
+@dataclass(frozen=True)
 class Scores:
     """Dice of every case under every subset of the modalities that it has.
 
@@ -53,11 +63,19 @@ class Scores:
         modalities: of the task, in its order.
         scored: names of what is scored: the task's regions, else its labels.
         cases: by case id.
+        promised: by case id, where it is known.
     """
 
     modalities: tuple[str, ...]
     scored: tuple[str, ...]
     cases: Mapping[str, CaseDice]
+    promised: Mapping[str, Promised] = field(default_factory=dict)
+
+    @classmethod
+    def of_cases(cls, spec: TaskSpec, found: Mapping[str, ScoredCase]) -> Scores:
+        dice = {case_id: scored.dice for case_id, scored in found.items()}
+        promised = {case_id: scored.promised for case_id, scored in found.items()}
+        return cls(spec.modality_names, tuple(spec.scored), dice, promised)
 
     @classmethod
     def of(cls, spec: TaskSpec, cases: Mapping[str, CaseDice]) -> Scores:
@@ -91,6 +109,22 @@ class Scores:
         row = self.subsets.get(subset_name(self.modalities))
         return row.mean if row else None
 
+    @property
+    def expectation(self) -> Expectation | None:
+        """What Dice answers like these deserve; None where too few cases tell."""
+        pairs = {}
+        for case_id, promised in self.promised.items():
+            dice = self.cases[case_id]
+            found = [
+                (value, true)
+                for subset, by_name in promised.items()
+                for name, value in by_name.items()
+                if (true := dice[subset][name]) is not None
+            ]
+            if found:
+                pairs[case_id] = found
+        return fitted(pairs)
+
     def all_of(self, case_id: str) -> str:
         """The subset of all modalities that a case has."""
         return subset_name([name for name in self.modalities if name in self.cases[case_id]])
@@ -121,7 +155,9 @@ class Scores:
     def summary(self) -> dict[str, Any]:
         """Plain values without the single cases: what a model's notes hold."""
         rows = {name: row.as_dict() for name, row in self.subsets.items()}
-        return {"subsets": rows, "mean": self.mean, "full": self.full}
+        expectation = self.expectation
+        told = {"expectation": expectation.as_dict()} if expectation else {}
+        return {"subsets": rows, "mean": self.mean, "full": self.full, **told}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""

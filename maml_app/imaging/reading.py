@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import Modality, TaskSpec
-from maml_app.errors import ImageError, MamlError
+from maml_app.errors import CaseError, ImageError, ObjectError
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.plausible import implausible
 from maml_app.imaging.volume import Grid, Volume
@@ -30,7 +30,11 @@ class Reading:
 
 
 def readings(case: Case, spec: TaskSpec) -> Iterator[Reading]:
-    """The images of a case one after the other, the one that lends the frame first; absent modalities are left out."""
+    """The images of a case one after the other, the one that lends the frame first; absent modalities are left out.
+
+    Raises:
+        ArchiveError: an archive cannot be asked now: a case is never taken for one without what it holds.
+    """
     kinds = {modality.name: modality for modality in spec.modalities}
     for name, reason in case.left_out.items():
         yield Reading(kinds[name], None, problem=reason)
@@ -44,7 +48,7 @@ def readings(case: Case, spec: TaskSpec) -> Iterator[Reading]:
             continue
         try:
             volume = read_image(case.images[name])
-        except MamlError as error:
+        except (CaseError, ObjectError) as error:
             yield Reading(kinds[name], None, grid, str(error))
             continue
         problem = implausible(volume.voxels, kinds[name])
@@ -85,7 +89,7 @@ def _grids(case: Case, spec: TaskSpec) -> tuple[dict[str, Grid], dict[str, str]]
         if name in case.images:
             try:
                 grids[name] = read_grid(case.images[name])
-            except MamlError as error:
+            except (CaseError, ObjectError) as error:
                 broken[name] = str(error)
     return grids, broken
 

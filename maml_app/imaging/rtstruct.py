@@ -132,7 +132,9 @@ def _on_plane(contour: Contour, grid: Grid, where: str) -> tuple[int, Array]:
             f"{index[:, 2].max():.2f}; was it drawn on another series?"
         )
     if not 0 <= plane < grid.shape[2]:
-        raise LabelError(f"{where}: expected contours inside the series, got slice {plane}")
+        raise LabelError(
+            f"{where}: expected contours inside the series, got one on slice {plane + 1} of {grid.shape[2]}"
+        )
     return plane, index[:, :2]
 
 

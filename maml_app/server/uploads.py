@@ -25,18 +25,19 @@ def check_on_grid(file: Path, case: Case, asked: str) -> None:
         LabelError: its shape is none of the case's.
     """
     shape = claimed_shape(file)
-    listed = []
+    listed, unreadable = [], []
     for name in sorted(case.grids, key=lambda name: name != asked):
         try:
             grid = read_grid(case.grids[name])
-        except MamlError:
-            continue  # what cannot be read is told of the image
+        except MamlError as error:
+            unreadable.append(f"; a label cannot lie on {name}: {error}")
+            continue
         if grid.shape == shape:
             return
         listed.append(f"{name} {grid}")
     raise LabelError(
         f"case {case.id}: expected a label on the grid of one of its images ({'; '.join(listed)}), got one of "
-        f"{' x '.join(map(str, shape))} voxels"
+        f"{' x '.join(map(str, shape))} voxels{''.join(unreadable)}"
     )
 
 

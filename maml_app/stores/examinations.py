@@ -12,7 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from maml_app.cases.assigning import assign
-from maml_app.cases.series import DICOM_MODALITY, Choice, Series, shared_by
+from maml_app.cases.series import DESCRIPTION, DICOM_MODALITY, Choice, Series, shared_by
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ObjectError
 from maml_app.imaging.seg import SegInfo, seg_info
@@ -101,6 +101,16 @@ class _Listed:
             for volume in self.volumes
         ]
 
+    def unread(self, frame: str) -> Series:
+        """The series by its listing alone, in a frame of reference that it may lie in."""
+        attributes = {DESCRIPTION: self.description}
+        problem = f"could not be read: {self.failed}"
+        return Series(self.uid, self.study, frame, self.modality, 0, self.number, attributes, problem=problem)
+
+    @property
+    def lost(self) -> str:
+        return f"{self.name} could not be read: {self.failed}"
+
     @property
     def name(self) -> str:
         return f"series {self.uid} ({self.modality} #{self.number} {self.description or '(no description)'})"
@@ -138,7 +148,7 @@ def _of_study(
     study: str, patient: str, listed: Sequence[_Listed], spec: TaskSpec, forced: Mapping[str, str | None]
 ) -> list[Examination]:
     every = sorted((series for row in listed for series in row.series()), key=lambda row: (row.number, row.key))
-    failed = [f"{row.name} could not be read: {row.failed}" for row in listed if row.failed]
+    failed = [row for row in listed if row.failed]
     shared = shared_by(every, spec.modalities)
     frames = dict.fromkeys(series.frame for series in every)
     result = []
@@ -147,10 +157,15 @@ def _of_study(
         uids = {series.uid for series in members}
         segs = [info for row in listed for info in row.segs if info.refers_to in uids]
         segs.sort(key=lambda info: (info.written, info.number, info.instance))
-        choices = tuple(assign(members, spec.modalities, forced, shared))
-        result.append(Examination(case_id(study, frame), study, frame, patient, choices, tuple(segs), tuple(failed)))
+        # what could not be read is told with the modality that it would be, as far as its listing says
+        choices = assign([*members, *(row.unread(frame) for row in failed)], spec.modalities, forced, shared)
+        told = {choice.series.uid for choice in choices if choice.meant}
+        hints = tuple(row.lost for row in failed if row.uid not in told)
+        used = tuple(choice for choice in choices if choice.series.uid in uids | told)
+        result.append(Examination(case_id(study, frame), study, frame, patient, used, tuple(segs), hints))
     if failed and not result:
-        result.append(Examination(case_id(study, ""), study, "", patient, (), (), tuple(failed)))
+        hints = tuple(row.lost for row in failed)
+        result.append(Examination(case_id(study, ""), study, "", patient, (), (), hints))
     return [
         replace(examination, hints=(*examination.hints, *_elsewhere(examination, result, spec)))
         for examination in result

@@ -15,7 +15,7 @@ from maml_app.cases.history import Recorded, State, Told
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import private_folder
-from maml_app.errors import CaseError
+from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import read_image, read_label, write_image
 from maml_app.labelling.incoming import Segment
 from maml_app.labelling.saving import Sent, save
@@ -240,8 +240,11 @@ def _told(found: Recorded) -> dict[str, Any]:
 
 def _as_file(ref: FileRef) -> Path:
     """A 3D file for clients: the file itself, or a channel of a 4D file, cut out once a version of the file."""
+    path = ref.local()
+    if not path.is_file():
+        raise ImageError(f"{path}: expected an image, got none: a link to a file that is gone?")
     if ref.channel is None:
-        return ref.local()
+        return path
     key = f"{ref.path.resolve()}:{ref.channel}:{ref.path.stat().st_mtime_ns}"
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.nii.gz"
     target = private_folder("channels") / name

@@ -113,13 +113,15 @@ def _key(case: Case, spec: TaskSpec) -> str:
     for name in spec.modality_names:
         if name in case.images:
             ref = case.images[name]
-            digest.update(f"{name} {ref.channel} {_content(ref.local())}".encode())
+            digest.update(f"{name} {ref.channel} {_content(ref.found())}".encode())
     digest.update(_content(label.local()).encode())
     return digest.hexdigest()[:32]
 
 
-def _content(path: Path) -> str:
+def _content(path: Path | None) -> str:
     try:
+        if path is None:
+            raise FileNotFoundError
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

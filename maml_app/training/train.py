@@ -17,7 +17,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case, skipping
-from maml_app.evaluation.scores import CaseDice, Scores, SubsetScore
+from maml_app.evaluation.scores import ScoredCase, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.training.dataset import PatchSource, Sample, build_samples, drop_old, load_sample, read_left_out
@@ -187,7 +187,7 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
     if folds < 2:
         return None
     alone = spec.model_copy(update={"training": spec.training.model_copy(update={"validation": 0.0})})
-    scored: dict[str, CaseDice] = {}
+    scored: dict[str, ScoredCase] = {}
     for fold in range(folds):
         held = set(patients[fold::folds])
 
@@ -201,7 +201,7 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
             if case.patient_id in held:
                 with skipping(case, sorting.skip):
                     scored[case.id] = score_case(segmenter, case)
-    return Scores.of(spec, scored)
+    return Scores.of_cases(spec, scored)
 
 
 def _scores(

@@ -60,8 +60,9 @@ def content_key(case: Case, names: Sequence[str]) -> Hashable:
     parts = []
     for name in names:
         ref = case.images[name]
-        stat = ref.local().stat()
-        parts.append((name, str(ref.path), ref.channel, stat.st_size, stat.st_mtime_ns))
+        file = ref.found()
+        stat = file.stat() if file else None
+        parts.append((name, str(ref.path), ref.channel, stat and (stat.st_size, stat.st_mtime_ns)))
     return tuple(parts)
 
 

@@ -165,7 +165,11 @@ REFUSED: list[tuple[str, Drawn, str]] = [
         lambda s: [s.contours("ct", {"GTV": [(BOX, 2)]}), s.contours("ct", {"GTV": [(SMALL, 2)]})],
         r"or a newest, got 'GTV' of RTSTRUCT .* and 'GTV' of RTSTRUCT .*both of 20240201",
     ),
-    ("beyond the series", lambda s: [s.contours("ct", {"GTV": [(BOX, 99)]})], "inside the series, got slice 99"),
+    (
+        "beyond the series",
+        lambda s: [s.contours("ct", {"GTV": [(BOX, 99)]})],
+        "inside the series, got one on slice 100 of",
+    ),
     ("every other slice", lambda s: [s.contours("ct", {"GTV": [(BOX, n) for n in (1, 3, 5)]})], "on slices 2, 4, 6 of"),
 ]
 

@@ -131,8 +131,8 @@ def test_a_series_whose_headers_fail_costs_only_itself(archive: Archive, spec: T
         assert len(cases) == 5
         case = cases[archive.study_uid(1)]
         assert set(case.images) == {"ct", "mr_t1"}
-        assert f"series {broken} (PT #3 pet) could not be read" in " ".join(case.notes)
-        assert "it answered 500 database" in " ".join(case.notes)
+        assert case.left_out["pet"].startswith(f"series {broken} (#3 pet): could not be read: ")
+        assert "it answered 500 database" in case.left_out["pet"]
         assert case.label is not None
 
 

@@ -90,7 +90,7 @@ class Door:
         return psutil.Process(self.server._process.pid).children(recursive=True)
 
     def training(self) -> list[psutil.Process]:
-        return [one for one in self.processes() if {"monailabel.interfaces.utils.app", "train"} <= set(one.cmdline())]
+        return [one for one in self.processes() if {"monailabel.interfaces.utils.app", "train"} <= words(one)]
 
     def most_gb(self) -> float:
         """The most memory that the server ever held."""
@@ -124,6 +124,14 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             folder / "studies", folder / "log", conf={"models": str(folder / "models"), "queue": "2"}
         ) as server:
             yield Door(server, folder)
+
+
+def words(process: psutil.Process) -> set[str]:
+    """Of its command line; none of one that has ended."""
+    try:
+        return set(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return set()
 
 
 def until(true: Callable[[], Any], what: str) -> None:

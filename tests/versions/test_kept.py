@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.errors import CaseError
+from maml_app.errors import ArchiveError, CaseError, ImageError, MamlError, ObjectError
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.preprocess import prepare
 from maml_app.network.window import predict, predict_opinions
@@ -119,3 +120,42 @@ def test_doubt_is_where_the_experts_differ(case: Case, model: Model, small: Task
         there = np.argwhere(levels == levels.max()).mean(axis=0)
         centre = grid.affine @ (*middle, 1.0)
         assert np.linalg.norm((asked.affine @ (*there, 1.0) - centre)[:3]) < 4.0
+
+
+def refuses(error: MamlError) -> Callable[[], None]:
+    def fetch() -> None:
+        raise error
+
+    return fetch
+
+
+@pytest.mark.parametrize(
+    "error", [None, ImageError("t2: in a transfer syntax"), ObjectError("t2: answered 500")], ids=str
+)
+def test_an_image_that_cannot_be_had_costs_only_itself(
+    case: Case, model: Model, small: TaskSpec, error: MamlError | None
+) -> None:
+    """A link to a file that is gone, and what an archive does not give."""
+    lost = case.images["t2"]
+    if error is None:
+        lost.path.rename(lost.path.with_name("elsewhere.nii.gz"))
+        lost.path.symlink_to("nowhere.nii.gz")
+    else:
+        lost = replace(lost, fetch=refuses(error))
+    broken = replace(case, images={**case.images, "t2": lost})
+    answer = segment(model, broken, "t1", small)
+    assert "t2" not in answer.used
+    assert list(answer.left_out) == ["t2"]
+    assert ("t2: " in answer.left_out["t2"]) if error else ("none that can be read" in answer.left_out["t2"])
+    if error is None:  # it comes back: that is another case
+        lost.path.unlink()
+        lost.path.with_name("elsewhere.nii.gz").rename(lost.path)
+    whole = segment(model, case, "t1", small)
+    assert "t2" in whole.used
+    assert not whole.left_out
+
+
+def test_an_archive_that_cannot_be_asked_is_not_a_case_with_less(case: Case, model: Model, small: TaskSpec) -> None:
+    away = replace(case.images["t2"], fetch=refuses(ArchiveError("is the archive running?")))
+    with pytest.raises(ArchiveError, match="is the archive running"):
+        segment(model, replace(case, images={**case.images, "t2": away}), "t1", small)
