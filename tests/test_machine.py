@@ -107,28 +107,39 @@ def test_a_process_runs_or_not() -> None:
     assert not is_running(process.pid)
 
 
-def test_threads_are_settled_once_from_what_this_process_may_use() -> None:
-    program = """
+SETTLED = """
 import os, torch
 from maml_app.machine import cores, settle_threads
-{before}
-count = settle_threads({given})
-print(count == torch.get_num_threads(), count, cores(), torch.get_num_interop_threads(), os.environ["OMP_WAIT_POLICY"])
+
+def settled(environment=(), one_core=False, **given):
+    if os.fork():
+        return os.wait()
+    os.environ.update(environment)
+    if one_core:
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+    count = settle_threads(**given)
+    between = torch.get_num_interop_threads()
+    print(count == torch.get_num_threads(), count, cores(), between, os.environ["OMP_WAIT_POLICY"], flush=True)
+    os._exit(0)
+
+for name in [name for name in os.environ if name.startswith("OMP_")]:
+    del os.environ[name]
+settled()
+settled(one_core=True)
+settled(spare=1)
+settled(processes=cores())
+settled(most=1)
+settled({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}, spare=1)
 """
 
-    def settled(given: str = "", before: str = "pass", **environment: str) -> list[str]:
-        known = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-        call = [sys.executable, "-c", program.format(before=before, given=given)]
-        done = subprocess.run(call, env={**known, **environment}, capture_output=True, text=True, check=True)
-        return done.stdout.split()
 
-    same, count, there, between, waits = settled()
+def test_threads_are_settled_once_from_what_this_process_may_use() -> None:
+    done = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, cwd=ROOT, check=True)
+    plain, on_one, spared, shared, least, named = (line.split() for line in done.stdout.splitlines())
+    same, count, there, between, waits = plain
     assert (same, count, between, waits) == ("True", there, "1", "PASSIVE")
-    assert settled(before="os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])")[1:3] == ["1", "1"]
-    assert settled("spare=1")[1] == str(max(1, int(there) - 1))
-    assert settled(f"processes={there}")[1] == "1"
-    assert settled("most=1")[1] == "1"
-    assert settled("spare=1", OMP_NUM_THREADS="3", OMP_WAIT_POLICY="ACTIVE")[1::3] == [
-        "3",
-        "ACTIVE",
-    ]  # as the user says
+    assert on_one[1:3] == ["1", "1"]
+    assert spared[1] == str(max(1, int(there) - 1))
+    assert shared[1] == "1"
+    assert least[1] == "1"
+    assert named[1::3] == ["3", "ACTIVE"]  # as the user says

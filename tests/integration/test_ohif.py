@@ -14,7 +14,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from maml_app.cases.spec import load_task, parse_task
 from maml_app.imaging.files import read_label
@@ -64,7 +64,7 @@ class Running:
     server: Server
     client: MONAILabelClient
     archive: Archive
-    browser: Browser
+    browser: BrowserContext
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,15 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
         wait_for_training(client)
         ARTEFACTS.mkdir(exist_ok=True)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield Running(server, client, archive, browser)
+        # one profile for all, so that OHIF's scripts are read and compiled once
+        context = browser.new_context(viewport={"width": 1600, "height": 900})
+        yield Running(server, client, archive, context)
         browser.close()
 
 
 @pytest.fixture
 def page(running: Running, request: pytest.FixtureRequest) -> Iterator[Page]:
-    page = running.browser.new_page(viewport={"width": 1600, "height": 900})
+    page = running.browser.new_page()
     page.set_default_timeout(60_000)
     failures: list[str] = []  # what OHIF itself says when something was thrown and nobody caught it
     page.on("console", lambda said: failures.append(said.text) if "Error Boundary" in said.text else None)
@@ -455,7 +457,7 @@ def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> N
 
 
 def test_two_tabs_do_not_replace_each_other(page: Page, running: Running, tmp_path: Path) -> None:
-    other = running.browser.new_page(viewport={"width": 1600, "height": 900})
+    other = running.browser.new_page()
     other.set_default_timeout(60_000)
     for tab in (page, other):
         open_study(tab, running, 1)

@@ -100,8 +100,9 @@ def test_torchrun_gives_what_one_process_gives(store: FolderStore, spec: TaskSpe
 
 
 def test_a_process_that_fails_is_told(built: dict[str, Path], spec: TaskSpec, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"training\.batch of at least 3 for 3 processes, got 2"):
-        optimise_on(spec, built, recipe(devices=(CPU,) * 3), tmp_path)
+    with pytest.raises(TrainingError, match=r"training\.batch of at least 2 for 2 processes, got 1"):
+        single = spec.model_copy(update={"training": spec.training.model_copy(update={"batch": 1})})
+        optimise_on(single, built, recipe(devices=(CPU,) * 2), tmp_path)
 
 
 def limited(limit: int) -> Callable[..., Any]:
