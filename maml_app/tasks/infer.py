@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,18 @@ class SegmentCase(InferTask):
             "modalities_left_out": dict(result.left_out),
             "volume_ml": result.volume_ml,
             "uncertainty": round(result.uncertainty, 4),
+            **self._expected(model.version, result.promised),
         }
         logger.info("case %s on %s: %s ml, %s s", case.id, asked, result.volume_ml, seconds)
         return str(file), params
+
+    def _expected(self, version: str, promised: Mapping[str, float]) -> dict[str, float]:
+        """The Dice that the answer will have, and how far off that may be (a standard deviation), where it is known."""
+        expectation = self.registry.expectation(version)
+        dice = expectation.dice(promised) if expectation else None
+        if expectation is None or dice is None:
+            return {}
+        return {"expected_dice": round(dice, 3), "expected_dice_spread": round(expectation.spread, 3)}
 
     def _keep(self, case: Case, label: Volume, version: str) -> str:
         """Keep the proposal, so that a save can tell what was changed; returns its hash."""

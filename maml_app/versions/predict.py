@@ -14,6 +14,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError, ModelError, SettingsError
 from maml_app.evaluation.evaluate import Segmenter
+from maml_app.evaluation.quality import soft_dice
 from maml_app.evaluation.uncertainty import foreground_entropy
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import restore_label
@@ -56,6 +57,7 @@ class Segmentation:
         volume_ml: millilitres by label name.
         centroids: label name -> voxel index of its centre; labels that are not there are left out.
         uncertainty: mean entropy of the likely foreground, 0 to 1.
+        promised: the Dice that it promises itself, by scored name, as `soft_dice`.
     """
 
     label: Array
@@ -66,6 +68,7 @@ class Segmentation:
     centroids: dict[str, tuple[float, float, float]]
     uncertainty: float
     left_out: Mapping[str, str]
+    promised: Mapping[str, float]
 
 
 def pick_device(name: str = "") -> torch.device:
@@ -181,6 +184,7 @@ def segment(model: Model, case: Case, asked: str, spec: TaskSpec, leave_out: Seq
         centroids,
         foreground_entropy(probabilities),
         prepared.left_out,
+        soft_dice(probabilities, spec.scored),
     )
 
 

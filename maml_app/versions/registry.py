@@ -23,6 +23,7 @@ from typing import Any
 from maml_app.cases.source import CaseSource
 from maml_app.disk import workspace, write_atomically, write_text
 from maml_app.errors import ModelError
+from maml_app.evaluation.quality import Expectation
 from maml_app.network.checkpoint import Checkpoint, save_checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
 
@@ -81,6 +82,12 @@ class ModelRegistry:
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
+
+    def expectation(self, version: str) -> Expectation | None:
+        """What Dice to expect of the version's answers; None if too few cases were validated on."""
+        report = self.report(version)
+        kinds = [report.get(kind) or {} for kind in ("validation", "cross_validation")]
+        return Expectation.of(next((found["expectation"] for found in kinds if "expectation" in found), None))
 
     def store(self, network: SegmentationNetwork, checkpoint: Checkpoint, report: dict[str, Any]) -> str:
         """Keep a new version without serving it. Returns its name.

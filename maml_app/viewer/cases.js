@@ -89,7 +89,7 @@ export class Cases {
     const missing = params.modalities_missing.length ? `; missing: ${params.modalities_missing.join(', ')}` : '';
     const used = `${params.modalities_used.join(', ')}${missing}`;
     if (voxels.some(value => value)) {
-      tell(`${said} from ${used}; uncertainty ${params.uncertainty.toFixed(2)}.`, 'success');
+      tell(`${said} from ${used}; uncertainty ${params.uncertainty.toFixed(2)}${expected(params)}.`, 'success');
     } else {
       tell(`${said} found nothing, from ${used}. Draw, or save it as it is.`);
     }
@@ -206,5 +206,9 @@ export class Cases {
     setTimeout(() => void this.openStudy(), 0);
   }
 }
+
+/** How good the proposal will be, if the model could be checked on cases it had not seen. */
+const expected = ({ expected_dice: dice, expected_dice_spread: spread }) =>
+  dice === undefined ? '' : `; expected Dice ${dice.toFixed(2)} ± ${spread.toFixed(2)}`;
 
 const textOf = part => (typeof part === 'string' ? part : part.text());

@@ -131,6 +131,10 @@ def body(low: float, high: float, air: float) -> Array:
         pytest.param("CT", body(-120, 90, -110), "", id="a CT cut to the body"),
         pytest.param("CT", body(80, 200, 2), "expected CT in Hounsfield units", id="a CT of 0 to 255"),
         pytest.param("CT", body(0.3, 0.7, 0.01), "expected CT in Hounsfield units", id="a CT of 0 to 1"),
+        pytest.param("CT", body(-50, 80, -1000) % 65536, "seems to have wrapped round", id="a CT in unsigned numbers"),
+        pytest.param(
+            "CT", (body(-50, 80, -1020) + 1000) % 65536 - 1000, "seems to have wrapped round", id="air that wrapped"
+        ),
         pytest.param("CT", body(950, 1100, 30), "expected CT in Hounsfield units", id="a CT without its intercept"),
         pytest.param("PET", body(0.5, 12, 0.01), "", id="a PET in SUV"),
         pytest.param("PET", body(50, 1200, 1), "", id="a PET in hundredths of SUV"),

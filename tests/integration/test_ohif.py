@@ -23,6 +23,7 @@ from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import make_study
 from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
+from maml_app.versions.registry import ModelRegistry
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.server import ROOT, Server
 from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
@@ -79,6 +80,9 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
         client = MONAILabelClient(server.url, str(folder))
         client.train_start("toy", {"steps": ENOUGH})
         wait_for_training(client)
+        # as if it had been validated on enough cases
+        known = {"intercept": 0.0, "slope": 0.9, "spread": 0.08, "cases": 9}
+        ModelRegistry(folder / "models" / "toy").annotate("v0001", cross_validation={"expectation": known})
         ARTEFACTS.mkdir(exist_ok=True)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         # one profile for all, so that OHIF's scripts are read and compiled once
@@ -242,7 +246,8 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
     assert "No label yet." in said(page, "state")
     assert "Model v0001." in said(page, "state")
     press(page, "run")
-    assert "from ct, pet, mr_t1; uncertainty" in message(page, "Proposal of model v0001")
+    told = message(page, "Proposal of model v0001")
+    assert re.search(r"from ct, pet, mr_t1; uncertainty 0\.\d\d; expected Dice 0\.\d\d ± 0\.08\.", told), told
     page.wait_for_timeout(500)
     ct = running.archive.uid(4, "ct")
     file, _ = running.client.infer("toy", ct, {"result_extension": ".nii.gz"})

@@ -19,6 +19,7 @@ from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.train import TrainEnsemble
 from maml_app.versions import predict
+from maml_app.versions.predict import segment
 from maml_app.versions.registry import ModelRegistry
 from tests.tasks.conftest import refused
 
@@ -56,6 +57,20 @@ def test_an_answer_lies_on_the_asked_grid_and_says_what_was_used(
     for extension in (".png", ".x/../../escaped.nii.gz"):
         request = {"image": "phantom_000", "result_extension": extension}
         refused(lambda request=request: infer(request), 400, "expected result_extension as .nii.gz, .nii or .nrrd")
+
+
+def test_the_dice_to_expect_is_told_where_enough_cases_were_validated_on(
+    infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore
+) -> None:
+    version = trainer({}, datastore)["version"]
+    assert "expected_dice" not in infer({"image": "phantom_000"})[1]  # a few toy cases tell nothing
+    known = {"intercept": 0.25, "slope": 0.5, "spread": 0.0814, "cases": 7}
+    infer.registry.annotate(version, cross_validation={"expectation": known})
+    found = segment(infer.model(), infer.source.case("phantom_000"), "ct", infer.spec)
+    promised = np.mean(list(found.promised.values()))
+    answer = infer({"image": "phantom_000"})[1]
+    assert answer["expected_dice"] == pytest.approx(0.25 + 0.5 * promised, abs=0.001)
+    assert answer["expected_dice_spread"] == 0.081
 
 
 def test_a_new_version_answers_at_once(infer: SegmentCase, trainer: TrainEnsemble, datastore: CaseDatastore) -> None:

@@ -100,8 +100,8 @@ def test_torchrun_gives_what_one_process_gives(store: FolderStore, spec: TaskSpe
 
 
 def test_a_process_that_fails_is_told(built: dict[str, Path], spec: TaskSpec, tmp_path: Path) -> None:
+    single = spec.model_copy(update={"training": spec.training.model_copy(update={"batch": 1})})
     with pytest.raises(TrainingError, match=r"training\.batch of at least 2 for 2 processes, got 1"):
-        single = spec.model_copy(update={"training": spec.training.model_copy(update={"batch": 1})})
         optimise_on(single, built, recipe(devices=(CPU,) * 2), tmp_path)
 
 
