@@ -1,4 +1,4 @@
-/** The task's labels as a list: which one is drawn, which are protected meanwhile, which are shown, how much there is. */
+/** The labels of a task as a list: which one is drawn, protected, shown, and how much there is of each. */
 
 import { make } from './page.js';
 

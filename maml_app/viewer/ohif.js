@@ -8,6 +8,7 @@ const PROTOCOL = 'maml';
 const LABEL = 'maml-';
 const OVERLAY = 'over-';
 const SCROLLED = 'maml';
+const CROSS = 'rgb(255, 210, 60)';
 
 export class Viewer {
   constructor(managers, task) {
@@ -299,6 +300,9 @@ export class Viewer {
     for (const group of TOOL_GROUPS.map(id => ToolGroupManager.getToolGroup(id)).filter(Boolean)) {
       if (!group.toolOptions[toolName]) {
         group.addTool(toolName);
+        const { style } = window.cornerstoneTools.annotation.config;
+        const colours = { ...style.getToolGroupToolStyles(group.id), [toolName]: { color: CROSS, lineWidth: '2' } };
+        style.setToolGroupToolStyles(group.id, colours);
       }
       group[on ? 'setToolActive' : 'setToolDisabled'](toolName);
     }

@@ -103,13 +103,18 @@ export function build(task, on) {
   return made;
 }
 
+const OTHER_KEYS = [
+  'Ctrl+Z undo',
+  'Ctrl+Y redo',
+  '1–9 label',
+  'V show or hide',
+  'X cross-hairs',
+  'Shift+click takes away',
+];
+
 function keys() {
   const tools = TOOLS.map(([, name, key]) => `${key.toUpperCase()} ${name.toLowerCase()}`);
-  return make(
-    'div',
-    {},
-    [...tools, 'Ctrl+Z undo', 'Ctrl+Y redo', '1–9 label', 'V show or hide', 'X cross-hairs', 'Shift+click takes away'].join(' · '),
-  );
+  return make('div', {}, [...tools, ...OTHER_KEYS].join(' · '));
 }
 
 export function press(made, tool) {
