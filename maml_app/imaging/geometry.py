@@ -198,7 +198,7 @@ def _largest(leader: torch.Tensor, shares: Callable[[], Shares], source: Grid, t
         following = torch.cat([cells.narrow(axis, 1, cells.shape[axis] - 1), cells.narrow(axis, -1, 1)], dim=axis)
         cells = torch.where(cells == following, cells, UNDECIDED)
     result = np.zeros(target.shape, dtype=np.uint8)
-    open_at, open_places = [], []
+    waiting: list[tuple[Array, torch.Tensor]] = []  # flat indices of the target, and places in the source
     for slab, index, inside in _index_slabs(source, target):
         cell = torch.zeros((1, 1, 1), dtype=torch.int64)
         for along, size in zip(index, source.shape, strict=True):
@@ -207,17 +207,25 @@ def _largest(leader: torch.Tensor, shares: Callable[[], Shares], source: Grid, t
         result[slab] = found.numpy()
         at = torch.nonzero(found == UNDECIDED, as_tuple=True)
         places = torch.stack([along.expand(found.shape)[at] for along in index], dim=-1)
-        open_places.append(_for_sampling(places, source))
-        at = (at[0] + slab.start, at[1], at[2])
-        open_at.append(torch.from_numpy(np.ravel_multi_index([a.numpy() for a in at], target.shape)))
-    places = torch.cat(open_places)
-    best, found = torch.full((len(places),), -1.0), torch.zeros(len(places), dtype=torch.uint8)
-    for value, share in shares():
-        values = _sampled(share[None], places)[0]
-        found[values > best] = value
-        best = torch.maximum(best, values)
-    result.reshape(-1)[torch.cat(open_at).numpy()] = found.numpy()
+        flat = np.ravel_multi_index((at[0].numpy() + slab.start, at[1].numpy(), at[2].numpy()), target.shape)
+        waiting.append((flat, _for_sampling(places, source)))
+        if slab.stop == target.shape[0] or sum(len(flat) for flat, _ in waiting) > SLAB_VOXELS:
+            result.reshape(-1)[np.concatenate([flat for flat, _ in waiting])] = _winners(
+                shares(), torch.cat([places for _, places in waiting])
+            )
+            waiting.clear()
     return result
+
+
+def _winners(shares: Shares, places: torch.Tensor) -> Array:
+    """The value with the largest share at each place (N, 3) as of `_for_sampling`; uint8 (N,)."""
+    best, winner = torch.full((len(places),), -1.0), torch.zeros(len(places), dtype=torch.uint8)
+    for value, share in shares:
+        values = _sampled(share[None], places)[0]
+        winner[values > best] = value
+        best = torch.maximum(best, values)
+    found: Array = winner.numpy()
+    return found
 
 
 def _leading(shares: Shares) -> torch.Tensor:
