@@ -1,8 +1,8 @@
 """What a request and a training step cost: ratios to named rivals, each pair run in turn in one process.
 
 Parts: `forward` (windows and training steps against an early-fusion U-Net), `request` (a case through the infer task
-against MONAI Label's stock task with MONAI's transforms around the same network), `threads` (two threads alone and
-beside a busy process), `start` (command line and server). One thread unless said.
+against MONAI Label's stock task with MONAI's transforms around the same network), `memory` (of a large request),
+`threads` (two threads alone and beside a busy process), `start` (command line and server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -261,6 +261,41 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
     }
 
 
+LARGE = """
+import resource, sys
+from pathlib import Path
+import torch
+from benchmarks.speed import FolderStore, ModelRegistry, SegmentCase, two_phases
+torch.set_num_threads(1)
+folder, spec = Path(sys.argv[1]), two_phases()
+task = SegmentCase(FolderStore(folder / "studies", spec), spec, ModelRegistry(folder / "models"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+file, _ = task({"image": "case@" + spec.modality_names[0], "result_extension": ".nii.gz", "device": "cpu"})
+Path(file).unlink()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """Peak memory of a process that answers one request for two phases of 512 × 512 × 800, its programs alone beside.
+
+    The network has learnt nothing: what it says is noise, the worst for the way back to the asked grid.
+    """
+    spec = two_phases()
+    (folder / "large" / "studies" / "case").mkdir(parents=True)
+    phases, _ = abdomen((512, 512, 800))
+    for name, phase in zip(spec.modality_names, phases, strict=True):
+        affine = np.diag([0.8, 0.8, 1.0, 1.0])
+        write_image(folder / "large" / "studies" / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    del phases
+    network = build_network(2, spec.classes, WIDTHS).eval()
+    checkpoint = Checkpoint(spec.name, spec.signature(), 2, spec.classes, WIDTHS, PATCH)
+    ModelRegistry(folder / "large" / "models").publish(network, checkpoint, {})
+    call = [sys.executable, "-c", LARGE, str(folder / "large")]
+    before, after = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
+    return {"programs, GB": round(int(before) / 1e6, 2), "with the request, GB": round(int(after) / 1e6, 2)}
+
+
 def abdomen(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
     """Two phases, HU (X, Y, Z), and what is there: a liver in a body, and a tumour that one phase hardly shows."""
     places = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
@@ -382,7 +417,7 @@ def start(folder: Path) -> dict[str, Any]:
 
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
-    parts: Annotated[str, typer.Option(help="names with commas between")] = "forward,request,threads,start",
+    parts: Annotated[str, typer.Option(help="names with commas between")] = "forward,request,memory,threads,start",
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
@@ -394,6 +429,7 @@ def main(
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "forward": lambda: forward(side, repeats),
             "request": lambda: request(folder, (512, 512, 200), (0.8, 0.8, 2.5)),
+            "memory": lambda: memory(folder),
             "threads": threads,
             "start": lambda: start(folder),
         }
