@@ -150,9 +150,9 @@ def test_an_image_that_cannot_be_had_costs_only_itself(
     if error is None:  # it comes back: that is another case
         lost.path.unlink()
         lost.path.with_name("elsewhere.nii.gz").rename(lost.path)
-    whole = segment(model, case, "t1", small)
-    assert "t2" in whole.used
-    assert not whole.left_out
+        whole = segment(model, case, "t1", small)
+        assert "t2" in whole.used
+        assert not whole.left_out
 
 
 def test_an_archive_that_cannot_be_asked_is_not_a_case_with_less(case: Case, model: Model, small: TaskSpec) -> None:
