@@ -119,13 +119,16 @@ def _key(case: Case, spec: TaskSpec) -> str:
 
 
 def _content(path: Path | None) -> str:
+    unreadable = "cannot be read"  # whoever reads it says so
     try:
-        if path is None:
-            raise FileNotFoundError
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return unreadable if path is None else _digest(path)
     except OSError:
-        return "cannot be read"  # whoever reads it says so
+        return unreadable
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(case: Case, spec: TaskSpec, target: Path) -> None:

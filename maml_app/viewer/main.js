@@ -168,13 +168,14 @@ class App {
       next: () => guarded(() => cases.next()),
       skip: () => guarded(() => cases.next(this.work.study ? this.work.study.case : '')),
       train: () => guarded(() => training.press()),
-      overlay: () => guarded(() => overlay.show()),
+      overlay: () => guarded(() => overlay.show(), true),
       strength: () => overlay.look(),
     };
   }
 
   key(event) {
-    const typing = /^(input|select|textarea)$/i.test(event.target.tagName) && event.target.type !== 'checkbox';
+    const field = /^(input|select|textarea)$/i.test(event.target.tagName);
+    const typing = field && !['checkbox', 'radio'].includes(event.target.type);
     if (!this.shown() || typing || this.busy) {
       return;
     }

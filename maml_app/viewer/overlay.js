@@ -27,10 +27,16 @@ export class Overlay {
     if (!this.of) {
       return;
     }
+    this.app.cases.running = new AbortController(); // a model that has not looked yet takes as long as a proposal
+    const { signal } = this.app.cases.running;
+    signal.addEventListener('abort', () => {
+      box.overlay.value = this.of = '';
+      viewer.dropOverlays();
+    });
     for (const view of viewer.views()) {
       const info = await work.info(view.series).catch(() => null);
       if (info && info.slices && info.modality !== this.of) {
-        const answer = await ask(`/maml/series/${view.series}/overlay?of=${encodeURIComponent(this.of)}`);
+        const answer = await ask(`/maml/series/${view.series}/overlay?of=${encodeURIComponent(this.of)}`, { signal });
         const levels = new Uint8Array(await answer.arrayBuffer());
         const colours = new Map(hot(task.levels).map((colour, index) => [ABOVE + index + 1, colour]));
         const planes = await viewer.overlay(view, colours);

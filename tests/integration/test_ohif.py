@@ -302,6 +302,18 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
     page.locator("[data-maml=overlay]").select_option("")
     page.locator("#maml [data-maml=save]:enabled").wait_for()
     assert all(len(ids) == 1 for ids in page.evaluate(SHOWN))
+    # one that takes long can be cancelled
+    page.route("**/overlay?of=*", lambda route: None)
+    page.locator("[data-maml=overlay]").select_option("disagreement")
+    page.locator("#maml [data-maml=run]").get_by_text("Cancel").click()
+    message(page, "Cancelled.")
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    assert page.locator("[data-maml=overlay]").input_value() == ""
+    page.unroute("**/overlay?of=*")
+    # keys work after a label was chosen with the mouse
+    draw_with(page, "lesion")
+    page.keyboard.press("e")
+    assert page.locator("[data-maml=CircularEraser]").get_attribute("aria-pressed") == "true"
 
 
 def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: Running, tmp_path: Path) -> None:
