@@ -14,6 +14,7 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError, CaseError, ImageError, MamlError, ObjectError
+from maml_app.evaluation.evaluate import evaluate_thoroughly
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.preprocess import prepare
 from maml_app.network.window import predict, predict_opinions
@@ -22,7 +23,7 @@ from maml_app.versions import predict as module
 from maml_app.versions.kept import Kept
 from maml_app.versions.overlays import LEVELS, doubt_levels, image_levels
 from maml_app.versions.predict import Model, load_model, segment
-from tests.builders import brain, oblique, save, shipped, stored_model, tissue
+from tests.builders import brain, lesion, oblique, save, shipped, stored_model, tissue
 
 BRATS = shipped("brats_mr")
 CPU = torch.device("cpu")
@@ -159,3 +160,13 @@ def test_an_archive_that_cannot_be_asked_is_not_a_case_with_less(case: Case, mod
     away = replace(case.images["t2"], fetch=refuses(ArchiveError("is the archive running?")))
     with pytest.raises(ArchiveError, match="is the archive running"):
         segment(model, replace(case, images={**case.images, "t2": away}), "t1", small)
+
+
+def test_scoring_tells_what_it_did_without(tmp_path: Path, model: Model, small: TaskSpec) -> None:
+    brain(tmp_path / "studies" / "B", lesion())
+    case = FolderStore(tmp_path / "studies", BRATS).case("B")
+    lost = replace(case.images["t2"], fetch=refuses(ObjectError("t2: answered 500")))
+    case = replace(case, images={"t1": case.images["t1"], "t2": lost})
+    found = evaluate_thoroughly(model.segmenter(small), [case])
+    assert list(found.scores.cases["B"]) == ["t1"]
+    assert found.left_out == {"B": {"t2": "t2: answered 500"}}
