@@ -7,9 +7,11 @@ the folder. The table is made of the units that are there, and says how many.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,17 +58,31 @@ def splits(cases: list[Case], test: str, folds: int) -> list[list[str]]:
     return [[case.id for case in cases if case.patient_id in patients[fold::folds]] for fold in range(folds)]
 
 
+def labelled_in_part(cases: list[Case], labels: int | None) -> list[Case]:
+    """The cases, of which only so many keep their label: the same ones however many others there are."""
+    order = sorted(cases, key=lambda case: hashlib.sha256(case.id.encode()).digest())
+    kept = {case.id for case in order[:labels]}
+    return [case if case.id in kept else replace(case, labels=()) for case in cases]
+
+
 def run_unit(
-    spec: TaskSpec, cases: list[Case], held: list[str], seed: int, device: torch.device, out_dir: Path, model: Path
+    spec: TaskSpec,
+    cases: list[Case],
+    held: list[str],
+    recipe: Recipe,
+    model: Path,
+    labels: int | None = None,
 ) -> tuple[dict[str, Any], SegmentationNetwork]:
     """Train on all but the held cases, keep the model, and score it on them; the unit and its network.
 
-    `minutes` of training are of the processor on a CPU, as other work may share it, and of the clock on a GPU.
+    `labels`: how many of the cases have one for the training. `minutes` of training are of the processor on a CPU, as
+    other work may share it, and of the clock on a GPU.
     """
+    device = recipe.device
     clock = time.monotonic if device.type == "cuda" else time.process_time
     began = clock()
-    training = [case for case in cases if case.id not in held]
-    result = train(spec, training, Recipe(seed=seed, devices=(device,), prepared=out_dir / "prepared"))
+    training = labelled_in_part([case for case in cases if case.id not in held], labels)
+    result = train(spec, training, recipe)
     minutes = (clock() - began) / 60
     store_model(model, result.network, result.checkpoint)
     scores = evaluate(
@@ -105,6 +121,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="fresh seeds judge what was chosen with others")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="without it as in task.yaml")] = None,
+    labels: Annotated[int | None, typer.Option(min=1, help="how many training cases keep their label")] = None,
     device: Annotated[str, typer.Option(help="cuda, cpu; without it the GPU if there is one")] = "",
     picture: Annotated[bool, typer.Option("--picture", help="also draw what goes on in the ensemble")] = False,
 ) -> None:
@@ -119,7 +136,7 @@ def main(
     left = leave_out.replace(",", " ").split()
     cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None and case.id not in left]
     parts = splits(cases, test, folds)
-    _same_study(out_dir / "study.json", spec, parts, steps or spec.training.steps)
+    _same_study(out_dir / "study.json", spec, parts, steps or spec.training.steps, labels)
     for seed in range(first_seed, first_seed + seeds):
         for number, held in enumerate(parts):
             for name in names:
@@ -132,7 +149,8 @@ def main(
                     continue
                 try:
                     model = out_dir / "models" / f"{path.stem}.safetensors"
-                    unit, network = run_unit(changed(spec, change), cases, held, seed, where, out_dir, model)
+                    recipe = Recipe(seed=seed, devices=(where,), prepared=out_dir / "prepared")
+                    unit, network = run_unit(changed(spec, change), cases, held, recipe, model, labels)
                     if name == PUBLISHED:
                         assert isinstance(network, MamlEnsemble)
                         part = by_experts(unit, network, [case for case in cases if case.id in held], spec, where)
@@ -153,13 +171,16 @@ def main(
     out.print(table(spec, out_dir, ROWS), markup=False, soft_wrap=True)
 
 
-def _same_study(path: Path, spec: TaskSpec, parts: list[list[str]], steps: int) -> None:
-    """Units of one folder are compared with each other: they must be of one task, its splits and steps."""
+def _same_study(path: Path, spec: TaskSpec, parts: list[list[str]], steps: int, labels: int | None) -> None:
+    """Units of one folder are compared with each other: they must be of one task, its splits, steps and labels."""
     wanted = {"task": spec.model_dump(mode="json"), "splits": parts, "steps": steps}
+    wanted |= {"labels": labels} if labels else {}
     if not path.exists():
         write_text(path, json.dumps(wanted, indent=1))
     elif json.loads(path.read_text(encoding="utf-8")) != wanted:
-        raise TrainingError(f"{path}: expected the study that this folder holds, got another task, split or steps")
+        raise TrainingError(
+            f"{path}: expected the study that this folder holds, got another task, split, steps or labels"
+        )
 
 
 def _picture(spec: TaskSpec, cases: list[Case], held: list[str], out_dir: Path) -> None:

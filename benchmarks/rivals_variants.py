@@ -65,6 +65,7 @@ ABLATIONS: dict[str, dict[str, Change]] = {
         "training": {"alone": 0.4, "experts_rate": 0.5},
     },
     "experts_first_shared_decoder": {"loss": {"experts": 1.0}, "training": {"alone": 0.4, "experts_rate": 0.5}},
+    "with_unlabelled": {"training": {"unlabelled": 1.0}},
     "experts_at_full_weight": {"loss": {"experts": 1.0}},
 }
 VARIANTS = {**RIVALS, **ABLATIONS}

@@ -67,10 +67,10 @@ text = TOY.replace("patch: [16, 16, 16]", "patch: [64, 64, 64]").replace("batch:
 spec = parse_task(text.replace("steps: 3", "steps: 1"), "toy.yaml")
 write_cases(folder / "studies", spec, 2, seed=0, size=24)
 samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, folder / "prepared")
-source = PatchSource([load_sample(*item) for item in samples.items()], spec, 0)
-source.batch(0)
+prepared = [load_sample(*item) for item in samples.items()]
+PatchSource(prepared, spec, 0).batch(0)
 step_back(proc_bytes("self/status", "VmData") / 1e9 + float(sys.argv[2]))
-_, load = optimise(spec, source, Recipe(devices=(torch.device("cpu"),), report=print))
+_, load = optimise(spec, prepared, Recipe(devices=(torch.device("cpu"),), report=print))
 print(load.patch, pathlib.Path("/proc/self/oom_score_adj").read_text())
 """
 

@@ -50,7 +50,8 @@ class Training(Strict):
     none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
     of a run the validation cases are scored, for people to see. `alone`: share of the steps in which every expert
     learns from the truth alone, before all learn together; `experts_rate`: of the learning rate, what the experts get
-    from then on.
+    from then on. `unlabelled`: what cases that nobody has labelled weigh against labelled ones (0: they are not used);
+    the ensemble labels them for itself where it is sure, `training/teaching.py`; at most `unlabelled_cases` of them.
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -65,6 +66,8 @@ class Training(Strict):
     experts_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
     each_alone: bool = True
+    unlabelled: Weight = 0.0
+    unlabelled_cases: Annotated[int, Field(ge=1)] = 50
     foreground: Annotated[float, Field(ge=0, le=1)] = 0.67
     flips: tuple[bool, bool, bool] = (True, True, True)
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2

@@ -16,6 +16,9 @@ Segmentation against truth is cross-entropy over the classes and Dice over what 
 as BraTS has them, whose probability is the sum over their classes. So regions are trained as they are judged, and the
 answer stays one class a voxel.
 
+Voxels whose truth is unknown (below 0), as of a case that a model has labelled where it was sure, count for nothing
+against truth.
+
 The early-fusion network has the first term only, on a random part: that is modality dropout.
 """
 
@@ -94,8 +97,10 @@ class MutualLearningLoss(nn.Module):
         probabilities = torch.softmax(logits, dim=1)
         said = torch.stack([probabilities[:, list(values)].sum(dim=1) for values in regions], dim=1)
         true = torch.stack([torch.isin(truth, truth.new_tensor(values)) for values in regions], dim=1)
-        dice: torch.Tensor = self.dice(said, true.float())
-        return dice + F.cross_entropy(logits, truth)
+        known = truth >= 0
+        dice: torch.Tensor = self.dice(said * known[:, None], true.float())
+        entropy = F.cross_entropy(logits, truth, ignore_index=-1, reduction="sum")
+        return dice + entropy / known.sum().clamp(min=1)
 
 
 def foreground_kl(

@@ -25,6 +25,7 @@ from maml_app.imaging.labels import prepare_label, stated_label
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array
 
+UNKNOWN = -1  # in place of a label's value: nobody says what is there
 FORMAT = "prepared 2"  # to be changed with the preprocessing: what was prepared otherwise is not used again
 LEFT_OUT = "left_out.json"
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
@@ -32,11 +33,14 @@ SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared case: images (M, X, Y, Z) and label (X, Y, Z) mapped from disk, and foreground places a label."""
+    """One prepared case: images (M, X, Y, Z) and label (X, Y, Z) mapped from disk, and foreground places a label.
+
+    A case that nobody has labelled has no label; one that was labelled in part is UNKNOWN elsewhere.
+    """
 
     case_id: str
     images: Array
-    label: Array
+    label: Array | None
     presence: Array
     places: tuple[Array, ...]
     values: tuple[int, ...] = ()  # of the labels that are in it
@@ -49,7 +53,7 @@ def build_samples(
     tick: Callable[[str], None] = lambda case_id: None,
     skip: Callable[[str, str], None] | None = None,
 ) -> dict[str, Path]:
-    """Prepare labelled cases into `folder`, half precision; what is there already is used again.
+    """Prepare cases into `folder`, half precision; what is there already is used again.
 
     Returns case id -> the folder of the prepared case.
 
@@ -96,9 +100,9 @@ def load_sample(case_id: str, folder: Path) -> Sample:
         names = sorted(name for name in stored.files if name != "presence")
         places = tuple(stored[name] for name in names)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return Sample(
-        case_id, images, np.load(folder / "label.npy", mmap_mode="r"), presence, places, tuple(map(int, names))
-    )
+    file = folder / "label.npy"
+    label = np.load(file, mmap_mode="r") if file.exists() else None
+    return Sample(case_id, images, label, presence, places, tuple(map(int, names)))
 
 
 def _key(case: Case, spec: TaskSpec) -> str:
@@ -107,14 +111,14 @@ def _key(case: Case, spec: TaskSpec) -> str:
     Raises:
         LabelError: what is known of the label before it is read speaks against it.
     """
-    label = stated_label(case)
-    meaning = dict(label.meaning().values) if label.meaning else {}
+    label = stated_label(case) if case.label else None
+    meaning = dict(label.meaning().values) if label and label.meaning else {}
     digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {meaning}".encode())
     for name in spec.modality_names:
         if name in case.images:
             ref = case.images[name]
             digest.update(f"{name} {ref.channel} {_content(ref.found())}".encode())
-    digest.update(_content(label.local()).encode())
+    digest.update(_content(label.local()).encode() if label else b"no label")
     return digest.hexdigest()[:32]
 
 
@@ -133,18 +137,14 @@ def _digest(path: Path) -> str:
 
 def _build(case: Case, spec: TaskSpec, target: Path) -> None:
     prepared = prepare(case, spec)
-    label = prepare_label(case, spec, prepared.grid)
-    rng = np.random.default_rng(0)
-    places = {}
-    for value in spec.label_values:
-        found = np.argwhere(label == value)
-        if len(found):
-            places[f"{value:03d}"] = rng.permutation(found)[:SEEDS_PER_LABEL]
+    label = prepare_label(case, spec, prepared.grid) if case.label else None
+    places = {} if label is None else {f"{value:03d}": found for value, found in seeds(label, spec).items()}
     with workspace(target.parent) as work:
         part = work / "case"
         part.mkdir()
         np.save(part / "images.npy", prepared.images.numpy().astype(np.float16))
-        np.save(part / "label.npy", label)
+        if label is not None:
+            np.save(part / "label.npy", label)
         (part / LEFT_OUT).write_text(json.dumps(dict(prepared.left_out)), encoding="utf-8")
         np.savez(part / "places.npz", presence=prepared.presence.numpy(), **places)
         try:
@@ -152,6 +152,13 @@ def _build(case: Case, spec: TaskSpec, target: Path) -> None:
         except OSError:
             if not target.is_dir():  # else prepared by another process meanwhile
                 raise
+
+
+def seeds(label: Array, spec: TaskSpec) -> dict[int, Array]:
+    """Some voxel indices (N, 3) of each label that is there, by its value: where patches are drawn around."""
+    rng = np.random.default_rng(0)
+    found = {value: np.argwhere(label == value) for value in spec.label_values}
+    return {value: rng.permutation(places)[:SEEDS_PER_LABEL] for value, places in found.items() if len(places)}
 
 
 def drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
@@ -169,7 +176,7 @@ def drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """images (B, M, X, Y, Z), label (B, X, Y, Z) int64, presence and a random non-empty part of it (B, M) bool."""
+    """images (B, M, X, Y, Z), label (B, X, Y, Z) int64, presence and random non-empty parts of it (P, B, M) bool."""
 
     images: torch.Tensor
     label: torch.Tensor
@@ -181,6 +188,7 @@ class PatchSource:
     """Augmented batches; each slot of a batch depends on seed, step and slot alone: runs can be repeated, and shared.
 
     Args:
+        samples: all with a label.
         weights: case id -> how many times an epoch a case is drawn; once where it is not named.
     """
 
@@ -214,6 +222,7 @@ class PatchSource:
         return Batch(images, label.long(), presence, parts.transpose(0, 1))
 
     def _patch(self, sample: Sample, rng: np.random.Generator, patch: Array) -> tuple[torch.Tensor, torch.Tensor]:
+        assert sample.label is not None
         size = np.ceil(patch * MARGIN).astype(int)
         shape = np.array(sample.label.shape)
         if sample.places and rng.random() < self.spec.training.foreground:

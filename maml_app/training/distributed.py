@@ -17,7 +17,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import TrainingError
 from maml_app.machine import settle_threads
 from maml_app.network.ensemble import SegmentationNetwork, build_network
-from maml_app.training.dataset import PatchSource, load_sample
+from maml_app.training.dataset import load_sample
 from maml_app.training.optimise import optimise, ranks
 from maml_app.training.recipe import Recipe, tell_nobody, wait_for_nobody
 
@@ -94,8 +94,7 @@ def _one(rank: int, spec: TaskSpec, samples: dict[str, Path], recipe: Recipe, fo
     mine = replace(recipe, devices=(device,), start=_read(spec, start) if start.exists() else None)
     if rank > 0:  # the first one tells, and waits for all
         mine = replace(mine, report=tell_nobody, wait=wait_for_nobody)
-    source = PatchSource([load_sample(*item) for item in samples.items()], spec, recipe.seed, recipe.weights)
-    network, _ = optimise(spec, source, mine)
+    network, _ = optimise(spec, [load_sample(*item) for item in samples.items()], mine)
     if rank == 0:
         _save(network, folder / "result.safetensors")
     distributed.destroy_process_group()

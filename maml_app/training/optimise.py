@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -21,11 +23,12 @@ from maml_app.errors import TrainingError
 from maml_app.evaluation.scores import SubsetScore
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
-from maml_app.training.dataset import Batch, PatchSource
+from maml_app.training.dataset import Batch, PatchSource, Sample
 from maml_app.training.load import Load
 from maml_app.training.phases import optimiser_of, phases
 from maml_app.training.progress import Meter
 from maml_app.training.recipe import Recipe
+from maml_app.training.teaching import Teaching
 
 Check = Callable[[SegmentationNetwork], Mapping[str, SubsetScore]]
 
@@ -38,11 +41,12 @@ def ranks() -> tuple[int, int]:
 
 
 def optimise(
-    spec: TaskSpec, source: PatchSource, recipe: Recipe, check: Check | None = None
+    spec: TaskSpec, samples: Sequence[Sample], recipe: Recipe, check: Check | None = None
 ) -> tuple[SegmentationNetwork, Load]:
     """Steps with gradient clipping, bfloat16 on CUDA; returns averaged weights (EMA) where the task asks for them.
 
     Args:
+        samples: those without a label teach as `training.unlabelled` says.
         check: scores a network on the validation cases; called `training.checks` times in the course of the run.
 
     Raises:
@@ -64,28 +68,36 @@ def optimise(
         )
     # an average over about the last tenth of the run
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]
+    teacher = average.module
+    assert isinstance(teacher, SegmentationNetwork)
     load = Load(max(recipe.parts, world), spec.training.patch)
+    labelled = [sample for sample in samples if sample.label is not None]
+    source = PatchSource(labelled, spec, recipe.seed, recipe.weights)
     meter = Meter(recipe.report, steps, source.steps_an_epoch)
     looks = _looks(steps, spec.training.checks) if check else set()
+    run = phases(spec, warm=recipe.start is not None)
 
     def lighten() -> bool:
         return world == 1 and load.lighter(spec)
 
-    for phase in phases(spec, warm=recipe.start is not None):
-        criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
-        optimiser, schedule = optimiser_of(phase, spec, network)
-        for step in range(phase.first, phase.last):
-            meter.waited_s += recipe.wait()
-            parts = partial(_gradients, model, criterion, source, step, load)
-            terms = load.fitting(f"step {step + 1}", parts, lighten, meter.note)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
-            optimiser.step()
-            schedule.step()
-            average.update_parameters(network)
-            meter.step(step + 1, terms)
-            if check and step + 1 in looks:
-                meter.checked(step + 1, check(_result(average, network, spec)))
-                network.train()
+    with tempfile.TemporaryDirectory(prefix="maml-taught-") as folder:
+        teaching = Teaching(samples, spec, recipe, run[-1].first, Path(folder))
+        for phase in run:
+            criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
+            optimiser, schedule = optimiser_of(phase, spec, network)
+            for step in range(phase.first, phase.last):
+                meter.waited_s += recipe.wait()
+                sources = [(source, 1.0), *teaching.at(step, teacher, meter.note)]
+                parts = partial(_gradients, model, criterion, sources, step, load)
+                terms = load.fitting(f"step {step + 1}", parts, lighten, meter.note)
+                torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
+                optimiser.step()
+                schedule.step()
+                average.update_parameters(network)
+                meter.step(step + 1, terms)
+                if check and step + 1 in looks:
+                    meter.checked(step + 1, check(_result(average, network, spec)))
+                    network.train()
     meter.end()
     return _result(average, network, spec).eval(), load
 
@@ -108,11 +120,19 @@ def _result(average: AveragedModel, network: SegmentationNetwork, spec: TaskSpec
 
 
 def _gradients(
-    model: torch.nn.Module, criterion: MutualLearningLoss, source: PatchSource, step: int, load: Load
+    model: torch.nn.Module,
+    criterion: MutualLearningLoss,
+    sources: Sequence[tuple[PatchSource, float]],
+    step: int,
+    load: Load,
 ) -> dict[str, float]:
     """Gradients of the mean loss over the parts of a step's batch; the loss terms as numbers (of this process' parts).
 
     What an earlier attempt at the step left is cleared first.
+
+    Args:
+        sources: a batch of each, and what its loss weighs: the labelled cases first. Of the others only the weighted
+            total is told, as "unlabelled".
 
     Raises:
         TrainingError: the loss is no number.
@@ -120,25 +140,27 @@ def _gradients(
     model.zero_grad(set_to_none=True)
     rank, world = ranks()
     device = next(model.parameters()).device
-    slots = [list(range(part, source.spec.training.batch, load.parts)) for part in range(load.parts)]
-    mine = slots[rank::world]
+    spec = sources[0][0].spec
+    slots = [list(range(part, spec.training.batch, load.parts)) for part in range(load.parts)]
+    mine = [(source, weight, part) for source, weight in sources for part in slots[rank::world]]
     # early fusion learns from a part of the modalities alone; the ensemble runs one only where a term asks for it
-    draws = source.spec.network.kind != "maml" or criterion.asks_for_subsets
+    draws = spec.network.kind != "maml" or criterion.asks_for_subsets
     sums: dict[str, float] = {}
-    for place, part in enumerate(mine):
+    for place, (source, weight, part) in enumerate(mine):
         batch = _to(source.batch(step, part, load.patch), device)
-        amp = device.type == "cuda" and source.spec.training.amp
+        amp = device.type == "cuda" and spec.training.amp
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             outputs = model(batch.images, batch.presence, batch.parts if draws else None)
         terms = criterion(outputs, batch.label)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(mine)
-        if not math.isfinite(sums["total"]):
+        told = terms if source is sources[0][0] else {"unlabelled": weight * terms["total"]}
+        for name, value in told.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / (len(mine) / len(sources))
+        if not math.isfinite(sum(sums.values())):
             raise TrainingError(
                 f"step {step + 1}: expected a finite loss, got {terms['total'].item()}; "
                 "lower training.learning_rate in task.yaml"
             )
-        share = terms["total"] * (world / load.parts)  # DDP takes the mean over processes
+        share = weight * terms["total"] * (world / load.parts)  # DDP takes the mean over processes
         if world > 1 and place + 1 < len(mine):
             with model.no_sync():  # type: ignore[operator]  # of DistributedDataParallel
                 share.backward()

@@ -20,13 +20,14 @@ from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case, skippi
 from maml_app.evaluation.scores import ScoredCase, Scores, SubsetScore
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import SegmentationNetwork
-from maml_app.training.dataset import PatchSource, Sample, build_samples, drop_old, load_sample, read_left_out
+from maml_app.training.dataset import Sample, build_samples, drop_old, load_sample, read_left_out
 from maml_app.training.distributed import optimise_on, shared
 from maml_app.training.load import Load
 from maml_app.training.optimise import optimise, ranks
 from maml_app.training.progress import Progress, Report, counted
 from maml_app.training.recipe import Recipe, tell_nobody
 from maml_app.training.split import split
+from maml_app.training.teaching import unlabelled
 from maml_app.version import VERSION
 
 DEFAULT = Recipe()
@@ -55,6 +56,10 @@ class _Sorting:
         if case_id not in self.refused:
             self.refused[case_id] = reason
             self._tell(f"{case_id} is not used: {reason}")
+
+    def cannot_teach(self, case_id: str, reason: str) -> None:
+        """A case without a label, which nobody counts on."""
+        self._tell(f"{case_id} has no label and cannot teach without: {reason}")
 
     def prepared(self, samples: Mapping[str, Path]) -> None:
         """Say which images the prepared cases do without, and what no case shows.
@@ -100,7 +105,8 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
 
     Args:
         spec: the task; its `training` section holds steps, patch, batch, learning rate and loss weights.
-        cases: those with a final label are used; one that turns out to be unusable is told of and left out.
+        cases: those with a final label are used, others where `training.unlabelled` asks for them; one that turns out
+            to be unusable is told of and left out.
 
     Raises:
         TrainingError: no labelled case that can be used, nothing labelled in any, out of memory, or a loss that is no
@@ -117,11 +123,13 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         home = recipe.prepared or Path(folder) / "prepared"
         samples: dict[str, Path] = {}
         if rank == 0:
-            tick = counted("prepare", len(training), recipe.report)
+            pupils = unlabelled(cases, spec)
+            tick = counted("prepare", len(training) + len(pupils), recipe.report)
             samples = build_samples(training, spec, home, tick, sorting.skip)
-            drop_old(home, set(samples.values()), recipe.prepared_gb)
             sorting.prepared(samples)
             sorting.content([load_sample(*item) for item in samples.items()], spec)
+            samples |= build_samples(pupils, spec, home, tick, sorting.cannot_teach)
+            drop_old(home, set(samples.values()), recipe.prepared_gb)
         samples = shared(samples)
         if len(recipe.devices) > 1:
             work = Path(folder) / "work"
@@ -132,9 +140,8 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
             check = None
             if held_out and rank == 0:
                 check = partial(_scores, cases=held_out, spec=spec, device=recipe.device)
-            source = PatchSource([load_sample(*item) for item in samples.items()], spec, recipe.seed, recipe.weights)
             told = recipe if rank == 0 else replace(recipe, report=tell_nobody)
-            network, load = optimise(spec, source, told, check)
+            network, load = optimise(spec, [load_sample(*item) for item in samples.items()], told, check)
         validation = None
         if held_out and rank == 0:
             tick = counted("validate", len(held_out), recipe.report)
@@ -148,6 +155,7 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
         "steps": spec.training.steps,
         "warm_start": recipe.start is not None,
         "trained_on": {case.id: case.label.id for case in training if case.label and case.id in samples},
+        "taught_without_label": sorted(set(samples) - {case.id for case in training}),
         "validated_on": {case.id: case.label.id for case in held_out if case.label and case.id in validated},
         "patients": {case.id: case.patient_id for case in labelled},
         "refused": sorting.refused,
@@ -194,7 +202,7 @@ def cross_validate(spec: TaskSpec, cases: Sequence[Case], folds: int, recipe: Re
         def of_fold(progress: Progress, fold: int = fold) -> None:
             recipe.report(replace(progress, stage=f"fold {fold + 1} of {folds}: {progress.stage}"))
 
-        kept = [case for case in labelled if case.patient_id not in held]
+        kept = [case for case in cases if case.patient_id not in held]
         result = train(alone, kept, replace(recipe, start=None, weights={}, report=of_fold))
         segmenter = Segmenter(result.network, spec, spec.training.patch, recipe.device)
         for case in labelled:

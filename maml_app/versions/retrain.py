@@ -80,21 +80,21 @@ class Retraining:
             )
         scores = report["validation"]
         if result.validation is None and spec.training.folds > 1:
-            usable = [case for case in labelled if case.id not in result.refused]
+            usable = [case for case in cases if case.id not in result.refused]
             scores = self._cross_validated(usable, version, shared)
         return {"version": version, "served": self.registry.served(), "validation": scores}
 
-    def _cross_validated(self, labelled: Sequence[Case], version: str, recipe: Recipe) -> dict[str, Any] | None:
+    def _cross_validated(self, cases: Sequence[Case], version: str, recipe: Recipe) -> dict[str, Any] | None:
         """An estimate while no patient is kept aside; the model is served already, nobody waits for this."""
         spec = self.spec
-        patients = len({case.patient_id for case in labelled})
+        patients = len({case.patient_id for case in cases if case.label})
         folds = min(spec.training.folds, patients)
         kind = "leave-one-out" if folds == patients else f"{folds}-fold cross-validation"
         if folds < 2:
             return None
         self.say(f"few labels: estimating by {kind} over {patients} patients; {version} is in use meanwhile")
         try:
-            scores = cross_validate(spec, labelled, folds, replace(recipe, report=self._folds_only()))
+            scores = cross_validate(spec, cases, folds, replace(recipe, report=self._folds_only()))
         except TrainingError as error:  # as when all that one fold leaves has empty labels
             self.say(f"no estimate: {error}")
             return None

@@ -136,3 +136,22 @@ def test_nested_regions_are_trained_as_regions() -> None:
     assert float(whole(Outputs([swapped]), truth)["fused"]) == pytest.approx(entropy, abs=1e-4)
     assert float(nested(Outputs([swapped]), truth)["fused"]) > entropy + 0.5
     assert float(nested(Outputs([right]), truth)["fused"]) < 1e-3
+
+
+@pytest.mark.parametrize("regions", [None, [(1,)]])
+def test_what_is_unknown_counts_for_nothing(regions: list[tuple[int, ...]] | None) -> None:
+    torch.manual_seed(0)
+    unknown = TRUTH.clone()
+    unknown[:, :4] = -1
+    criterion = MutualLearningLoss(Loss(experts=0.0, mutual=0.0, subset=0.0, consistency=0.0), regions)
+    logits = torch.randn(1, 2, 8, 8, 8, requires_grad=True)
+    criterion(Outputs([logits]), unknown)["total"].backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, :4].any()
+    assert logits.grad[:, :, 4:].any()
+    # what is known counts as it does by itself
+    whole = criterion(Outputs([logits]), unknown)["total"]
+    part = criterion(Outputs([logits[:, :, 4:]]), TRUTH[:, 4:])["total"]
+    assert float(whole) == pytest.approx(float(part), rel=1e-5)
+    nothing = criterion(Outputs([logits]), torch.full_like(TRUTH, -1))["total"]
+    assert math.isfinite(float(nothing))

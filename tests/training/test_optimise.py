@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from maml_app.machine import Turns
 from maml_app.network.ensemble import build_network
 from maml_app.stores.folder import FolderStore
 from maml_app.training import optimise as module
-from maml_app.training.dataset import PatchSource, build_samples, load_sample
+from maml_app.training.dataset import Sample, build_samples, load_sample
 from maml_app.training.distributed import optimise_on
 from maml_app.training.load import Load
 from maml_app.training.optimise import optimise
@@ -38,8 +40,8 @@ def built(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> dict[str, Path]
     return build_samples([case for case in store.cases() if case.label], spec, tmp_path / "prepared")
 
 
-def source(built: dict[str, Path], spec: TaskSpec) -> PatchSource:
-    return PatchSource([load_sample(*item) for item in built.items()], spec, seed=1)
+def samples(built: dict[str, Path]) -> list[Sample]:
+    return [load_sample(*item) for item in built.items()]
 
 
 def recipe(seed: int = 1, **options: Any) -> Recipe:
@@ -50,21 +52,32 @@ def apart(one: Weights, two: Weights) -> float:
     return max(float((one[name] - two[name]).abs().max()) for name in one)
 
 
-def test_two_processes_give_what_one_gives_in_two_parts(built: dict[str, Path], spec: TaskSpec, tmp_path: Path) -> None:
-    alone, _ = optimise(spec, source(built, spec), recipe(parts=2))
+def test_two_processes_give_what_one_gives_in_two_parts(
+    store: FolderStore, built: dict[str, Path], spec: TaskSpec, tmp_path: Path
+) -> None:
+    alone, _ = optimise(spec, samples(built), recipe(parts=2))
     told: list[Progress] = []
     (tmp_path / "work").mkdir()
     both = optimise_on(spec, built, recipe(devices=(CPU, CPU), report=told.append), tmp_path / "work")
     assert apart(alone.state_dict(), both.state_dict()) < 1e-5
-    other, _ = optimise(spec, source(built, spec), recipe(seed=2, parts=2))
+    other, _ = optimise(spec, samples(built), recipe(seed=2, parts=2))
     assert apart(alone.state_dict(), other.state_dict()) > 1e-3
     assert [progress.done for progress in told if progress.stage == "train"][-1] == 3
-    # and a warm start goes to both
+    # and a warm start goes to both, which teaches what nobody has labelled
     (tmp_path / "again").mkdir()
-    still = spec.model_copy(update={"training": spec.training.model_copy(update={"learning_rate": 1e-9})})
-    from_there = recipe(devices=(CPU, CPU), start=alone, wait=Turns(tmp_path / "turns").wait)
-    warm = optimise_on(still, built, from_there, tmp_path / "again")
-    assert apart(alone.state_dict(), warm.state_dict()) < 1e-5
+    sure = copy.deepcopy(alone)
+    with torch.no_grad():
+        for name, weight in sure.named_parameters():
+            weight.mul_(10 if name.startswith("head") else 1)
+    teaching = spec.model_copy(update={"training": spec.training.model_copy(update={"unlabelled": 1.0})})
+    cases = [replace(case, labels=()) if number else case for number, case in enumerate(store.cases())]
+    some = build_samples(cases, spec, tmp_path / "prepared")
+    told.clear()
+    warm, _ = optimise(teaching, samples(some), recipe(start=sure, parts=2))
+    from_there = recipe(devices=(CPU, CPU), start=sure, wait=Turns(tmp_path / "turns").wait, report=told.append)
+    warm_both = optimise_on(teaching, some, from_there, tmp_path / "again")
+    assert "from step 1 on 4 of 4 cases teach that nobody has labelled" in map(str, told)
+    assert apart(warm.state_dict(), warm_both.state_dict()) < 1e-4
 
 
 def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskSpec) -> None:
@@ -72,7 +85,7 @@ def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskS
         plan = {"optimiser": "sgd", "learning_rate": 0.01, "clip": clip, "steps": 1, "ema": False}
         one = spec.model_copy(update={"training": spec.training.model_copy(update=plan)})
         start = build_network(len(spec.modalities), spec.classes, spec.network)
-        found, _ = optimise(one, source(built, one), recipe(start=start))
+        found, _ = optimise(one, samples(built), recipe(start=start))
         return apart(start.state_dict(), found.state_dict())
 
     # nothing else moves weights by more than decay does
@@ -109,11 +122,11 @@ def limited(limit: int) -> Callable[..., Any]:
     """Gradients that take more memory than there is as soon as a part holds more than `limit` voxels."""
     whole = module._gradients
 
-    def gradients(model: Any, criterion: Any, patches: PatchSource, step: int, load: Load) -> Any:
-        in_a_part = -(-patches.spec.training.batch // load.parts) * load.patch[0] * load.patch[1] * load.patch[2]
+    def gradients(model: Any, criterion: Any, sources: Any, step: int, load: Load) -> Any:
+        in_a_part = -(-sources[0][0].spec.training.batch // load.parts) * load.patch[0] * load.patch[1] * load.patch[2]
         if in_a_part > limit:
             raise torch.OutOfMemoryError("tried to allocate too much")
-        return whole(model, criterion, patches, step, load)
+        return whole(model, criterion, sources, step, load)
 
     return gradients
 
@@ -127,7 +140,7 @@ def test_out_of_memory_goes_on_with_less(
 ) -> None:
     monkeypatch.setattr(module, "_gradients", limited(limit))
     told: list[str] = []
-    _, load = optimise(spec, source(built, spec), recipe(report=lambda progress: told.append(str(progress))))
+    _, load = optimise(spec, samples(built), recipe(report=lambda progress: told.append(str(progress))))
     assert (load.parts, load.patch) == (parts, patch)
     assert any("out of memory: going on with" in line for line in told) == (parts > 1)
     assert "train 3/3" in told[-1]
@@ -138,7 +151,7 @@ def test_out_of_memory_with_nothing_left_to_give_is_told(
 ) -> None:
     monkeypatch.setattr(module, "_gradients", limited(10))
     with pytest.raises(TrainingError, match=r"out of memory with batches in 2 parts, patches of 4 x 4 x 4"):
-        optimise(spec, source(built, spec), recipe())
+        optimise(spec, samples(built), recipe())
 
 
 def test_what_was_done_in_less_memory_is_noted(
@@ -158,6 +171,6 @@ def test_others_are_let_before_each_step(built: dict[str, Path], spec: TaskSpec)
         return 0.7
 
     told: list[str] = []
-    optimise(spec, source(built, spec), recipe(report=lambda progress: told.append(str(progress)), wait=wait))
+    optimise(spec, samples(built), recipe(report=lambda progress: told.append(str(progress)), wait=wait))
     assert len(asked) == 3
     assert told[-1] == "stood aside for 2 s of inference"

@@ -11,7 +11,7 @@ import torch
 from maml_app.cases.spec import TaskSpec
 from maml_app.network.ensemble import MamlEnsemble, build_network
 from maml_app.stores.folder import FolderStore
-from maml_app.training.dataset import PatchSource, build_samples, load_sample
+from maml_app.training.dataset import build_samples, load_sample
 from maml_app.training.optimise import optimise
 from maml_app.training.phases import optimiser_of, phases
 from maml_app.training.recipe import Recipe
@@ -54,8 +54,8 @@ def test_the_head_does_not_move_while_experts_are_alone(store: FolderStore, spec
 
     def learned(alone: float) -> MamlEnsemble:
         task = changed(spec, steps=4, alone=alone, ema=False, checks=0)
-        source = PatchSource([load_sample(*item) for item in built.items()], task, seed=1)
-        network, _ = optimise(task, source, Recipe(seed=1, devices=(torch.device("cpu"),)))
+        samples = [load_sample(*item) for item in built.items()]
+        network, _ = optimise(task, samples, Recipe(seed=1, devices=(torch.device("cpu"),)))
         assert isinstance(network, MamlEnsemble)
         return network
 
