@@ -19,6 +19,7 @@ from itertools import combinations
 import torch
 
 from maml_app.cases.spec import TaskSpec
+from maml_app.evaluation.quality import soft_dice
 from maml_app.evaluation.uncertainty import divergence_map, entropy_map
 from maml_app.network.window import Opinions
 
@@ -35,6 +36,7 @@ class CaseScore:
         labels: label name -> entropy and JSD over where that label is predicted by the ensemble or any expert.
         left_out: modalities that the case has and that could not be used.
         foreground_ml: the fused prediction's foreground.
+        promised: the Dice that the fused prediction promises itself, by scored name, as `soft_dice`.
         worst_slice: index along the third axis of the network's grid with most disagreement, else most entropy.
     """
 
@@ -50,6 +52,7 @@ class CaseScore:
     worst_slice: int
     features: tuple[float, ...] = field(default=(), repr=False)
     left_out: tuple[str, ...] = ()
+    promised: dict[str, float] = field(default_factory=dict)
 
 
 def over(values: torch.Tensor, where: torch.Tensor, voxel_ml: float) -> float:
@@ -98,6 +101,7 @@ def score_opinions(opinions: Opinions, case: str, version: str, spec: TaskSpec, 
         foreground_ml=round(float((fused_label > 0).sum()) * voxel_ml, 2),
         worst_slice=int(odd.sum(dim=(0, 1)).argmax()),
         features=tuple(round(float(value), 5) for value in opinions.features),
+        promised={name: round(value, 4) for name, value in soft_dice(opinions.fused, spec.scored).items()},
     )
 
 

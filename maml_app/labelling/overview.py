@@ -20,7 +20,8 @@ class Overview:
 
     Attributes:
         reviewed: cases whose label was approved, or came with the images.
-        to_review: labels that wait for a reviewer, where the task asks for it; `disagreed`: cases that two have read.
+        to_review: labels that wait for a reviewer, where the task asks for it, those of cases on which the model
+            expects the worst of itself first; `disagreed`: cases that two have read.
         contested: labels that wait for a choice.
         people: how many labels each author saved.
         recent: the newest labels of people, newest first.
@@ -40,9 +41,18 @@ class Overview:
 
 
 def overview(
-    cases: Sequence[Case], histories: Mapping[str, Sequence[Recorded]], spec: TaskSpec, recent: int = 20
+    cases: Sequence[Case],
+    histories: Mapping[str, Sequence[Recorded]],
+    spec: TaskSpec,
+    recent: int = 20,
+    expected: Mapping[str, float] | None = None,
 ) -> Overview:
-    """How the cases stand."""
+    """How the cases stand.
+
+    Args:
+        expected: case id -> Dice that the served model expects of its own answer.
+    """
+    dice = expected or {}
     ours = {case.id for case in cases}
     labels = [found for case, of_case in histories.items() if case in ours for found in of_case]
     people = [found for found in labels if found.entry.tag == FINAL]
@@ -50,6 +60,13 @@ def overview(
     settled = [case for case in labelled if case.label and not case.label.version]
     reviewed = [case for case in labelled if case.label and case.label.state == State.REVIEWED] + settled
     newest = {(case.id, case.label.id) for case in labelled if case.label}
+    waiting = [
+        found
+        for found in people
+        if spec.review.required
+        and found.state == State.FINAL
+        and (spec.review.readings > 1 or (found.entry.case, found.entry.label) in newest)
+    ]
     proposed = [found.entry for found in people if found.entry.changes]
     seconds = [entry.seconds for entry in proposed if entry.seconds is not None]
     changed = [sum(change.ml for change in entry.changes.values()) for entry in proposed]
@@ -57,13 +74,7 @@ def overview(
         len(cases),
         len(labelled),
         len(reviewed),
-        [
-            found
-            for found in people
-            if spec.review.required
-            and found.state == State.FINAL
-            and (spec.review.readings > 1 or (found.entry.case, found.entry.label) in newest)
-        ],
+        sorted(waiting, key=lambda found: dice.get(found.entry.case, 1.0)),
         [case for case, found in histories.items() if spec.review.readings > 1 and len(readings(found)) > 1],
         [found for found in people if found.state == State.CONTESTED],
         dict(Counter(found.entry.author or "someone" for found in people).most_common()),

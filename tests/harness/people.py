@@ -33,6 +33,7 @@ class Shared:
 
     server: Server
     studies: Path
+    models: Path
 
     def ask(self, method: str, path: str, user: str, **more: Any) -> requests.Response:
         return requests.request(method, self.server.url + path, auth=(user, PASSWORD), timeout=120, **more)
@@ -71,4 +72,4 @@ def people_at(folder: Path, spec: TaskSpec, more: str = "") -> Iterator[Shared]:
         Accounts(folder / "users.json").add(name, PASSWORD, role)
     conf = {"models": str(folder / "models"), "users": str(folder / "users.json"), "cache": str(folder / "cache")}
     with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/") as server:
-        yield Shared(server, folder / "studies")
+        yield Shared(server, folder / "studies", folder / "models" / "toy")

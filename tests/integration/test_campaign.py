@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from maml_app.cases.spec import TaskSpec
+from maml_app.choosing.store import ScoreStore
+from maml_app.versions.registry import ModelRegistry
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.people import PASSWORD, Shared, people_at
 from tests.harness.server import ROOT
@@ -42,6 +45,31 @@ def opened(browser: Browser, shared: Shared, user: str) -> Page:
     page.goto(f"{shared.server.url}/")
     page.locator("#progress").wait_for()
     return page
+
+
+def expected_of(shared: Shared) -> list[float]:
+    """The Dice to expect of two cases that now wait for a review, when the served model has looked at them."""
+    registry = ModelRegistry(shared.models)
+    # as if it had been validated on enough cases
+    known = {"intercept": 0.1, "slope": 0.8, "spread": 0.08, "cases": 9}
+    registry.annotate(str(registry.served()), cross_validation={"expectation": known})
+    cases = ("phantom_002", "phantom_003")
+    for case in cases:
+        assert shared.save("anna", case, 9).status_code == 200
+    assert shared.ask("POST", "/activelearning/first", "carl", json={}).ok  # then the server looks at the cases
+    end = time.monotonic() + 120
+    while True:
+        scores = ScoreStore(registry.scores).read(str(registry.served()))
+        if scores.keys() >= set(cases):
+            return [round(0.1 + 0.8 * float(np.mean(list(scores[case].promised.values()))), 2) for case in cases]
+        assert time.monotonic() < end, shared.server.tail()
+        time.sleep(0.5)
+
+
+def review_order(page: Page, shared: Shared) -> list[float]:
+    page.goto(f"{shared.server.url}/")
+    rows = page.locator("#review tr:has(td)").all_inner_texts()
+    return [float(row.split("\t")[3]) for row in rows if "phantom_002" in row or "phantom_003" in row]
 
 
 def test_a_reviewer_follows_and_leads_a_campaign(browser: Browser, shared: Shared) -> None:
@@ -79,6 +107,8 @@ def test_a_reviewer_follows_and_leads_a_campaign(browser: Browser, shared: Share
         assert time.monotonic() < end
         time.sleep(0.5)
     page.locator("#models").get_by_text("served", exact=True).wait_for()
+    expected = expected_of(shared)
+    assert review_order(page, shared) == sorted(expected)
     page.screenshot(path=ARTEFACTS / "campaign.png", full_page=True)
     page.goto(f"{shared.server.url}/docs")
     assert "/maml/cases/{case}/history" in page.locator("table").inner_text()

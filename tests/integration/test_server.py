@@ -256,6 +256,7 @@ def test_a_training_that_is_killed_at_any_moment_is_told_and_the_server_answers(
         time.sleep(moments.uniform(0.0, 18.0))
         for process in training_processes(running):
             process.kill()
+        end = time.monotonic() + 60
         while client.train_status()["status"] in ("SUBMITTED", "RUNNING") and time.monotonic() < end:
             time.sleep(0.2)
         assert client.train_status()["status"] in (("ERROR",) if number % 2 else ("ERROR", "DONE"))

@@ -10,6 +10,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.volume import Volume
+from maml_app.labelling.overview import overview
 from maml_app.labelling.review import (
     Judgement,
     Verdict,
@@ -96,3 +97,26 @@ def test_two_people_read_a_case_without_seeing_each_other(store: FolderStore, sp
     trains = learnable(store.case(CASE), spec).label
     assert trains is not None
     assert trains.id == second
+
+
+def test_what_the_model_expects_the_worst_of_is_reviewed_first(store: FolderStore, spec: TaskSpec) -> None:
+    asks = spec.model_copy(update={"review": Review(required=True)})
+    for number in range(3):
+        case = f"phantom_00{number}"
+        grid = read_grid(store.case(case).images["ct"])
+        voxels = np.zeros(grid.shape, np.uint8)
+        voxels[2:4, 3:5, 1:3] = 2
+        parent = store.case(case).label
+        save(
+            store,
+            spec,
+            Sent(case, Volume(voxels, grid.affine), Told(author="anna", parent=parent.id if parent else "")),
+        )
+
+    def order(expected: dict[str, float]) -> list[str]:
+        found = overview(store.cases(), store.histories(), asks, expected=expected)
+        return [row.entry.case[-1] for row in found.to_review]
+
+    assert order({}) == ["0", "1", "2"]
+    assert order({"phantom_000": 0.9, "phantom_001": 0.4, "phantom_002": 0.7}) == ["1", "2", "0"]
+    assert order({"phantom_002": 0.7}) == ["2", "0", "1"]  # those that no model has looked at come last

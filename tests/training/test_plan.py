@@ -87,7 +87,9 @@ def test_memory_is_estimated_from_a_small_patch(spec: TaskSpec) -> None:
 
 def test_the_plan_is_a_task_with_its_own_values_replaced() -> None:
     shipped = load_task(ROOT / "apps" / "liver_multiphase_ct")
-    made = make_plan(found((0.8, 0.8, 2), (300, 250, 200), windows_hu={"arterial": (-20.0, 190.0)}), shipped, 0.4)
+    narrow = shipped.model_copy(update={"network": shipped.network.model_copy(update={"channels": (4, 8)})})
+    narrow = narrow.model_copy(update={"network": narrow.network.model_copy(update={"strides": ((1,) * 3, (2,) * 3)})})
+    made = make_plan(found((0.8, 0.8, 2), (300, 250, 200), windows_hu={"arterial": (-20.0, 190.0)}), narrow, 0.2)
     content = made.applied(shipped.model_dump(mode="json", exclude_defaults=True))
     task = parse_task(str(content), "planned")  # a mapping is YAML
     assert [modality.window for modality in task.modalities][:2] == [(-160, 240), (-20, 190)]
@@ -107,7 +109,7 @@ def test_the_papers_brain_task_from_plan_to_report_in_its_own_layout(tmp_path: P
     """Phantoms written as BraTS 2018: folders of HGG, its file names, and 4 for enhancing tumour."""
     spec = load_task(ROOT / "apps" / "brats_mr")
     for number in range(3):
-        case = make_case(spec, 0, number, size=24)
+        case = make_case(spec, 0, number, size=16)
         name = f"Brats18_TCIA{number:02d}_1"
         folder = tmp_path / "MICCAI_BraTS_2018_Data_Training" / "HGG" / name
         for modality, volume in case.images.items():
@@ -125,7 +127,7 @@ def test_the_papers_liver_task_from_plan_to_report(tmp_path: Path) -> None:
     """Phantoms written as arterial and portal venous CT, the phases of the paper; the other two are missing."""
     spec = load_task(ROOT / "apps" / "liver_multiphase_ct")
     for number in range(3):
-        case = make_case(spec, 0, number, size=24, missing=("native", "delayed"))
+        case = make_case(spec, 0, number, size=16, missing=("native", "delayed"))
         for modality, volume in case.images.items():
             write_image(tmp_path / "liver" / case.id / f"{case.id}_{modality}.nii.gz", volume)
         write_label(tmp_path / "liver" / case.id / f"{case.id}_label.nii.gz", case.label.voxels, case.label.affine)

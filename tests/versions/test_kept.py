@@ -44,7 +44,7 @@ def model(tmp_path: Path, small: TaskSpec) -> Model:
 def small() -> TaskSpec:
     """The task with a network that is quick to run."""
     network = BRATS.network.model_copy(update={"channels": (4, 8), "strides": ((1, 1, 1), (2, 2, 2))})
-    training = BRATS.training.model_copy(update={"patch": (48, 48, 48)})
+    training = BRATS.training.model_copy(update={"patch": (32, 32, 32)})
     return BRATS.model_copy(update={"network": network, "training": training})
 
 

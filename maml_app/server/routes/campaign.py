@@ -20,6 +20,7 @@ from pydantic import Field
 from maml_app.accounts import Role
 from maml_app.cases.case import Case
 from maml_app.cases.history import Entry
+from maml_app.choosing.store import shared_scores
 from maml_app.errors import ModelError
 from maml_app.labelling.overview import overview
 from maml_app.server.forms import Form, Name, Text
@@ -127,6 +128,7 @@ def _content(house: House, user: User) -> dict[str, Any]:
     cases, histories = house.source.cases(), house.source.histories()
     run = last_run(house.registry.runs)
     strategy = house.app._strategies["random"]
+    expected = _expected(house)
     return {
         "title": house.spec.title,
         "spec": house.spec,
@@ -136,7 +138,8 @@ def _content(house: House, user: User) -> dict[str, Any]:
         "may": {role.value: user.role.covers(role) for role in Role},
         "studies": {case.id: case.study for case in cases},
         "names": {case.id: case.patient for case in cases if case.patient},
-        "found": overview(cases, histories, house.spec),
+        "found": overview(cases, histories, house.spec, expected=expected),
+        "expected": expected,
         "strategy": strategy.description,
         "queue": _queue(house, strategy, user),
         "models": _models(house),
@@ -145,6 +148,17 @@ def _content(house: House, user: User) -> dict[str, Any]:
         "run": {"progress": {}, **run},
         "problems": _problems(house, cases),
     }
+
+
+def _expected(house: House) -> dict[str, float]:
+    """The Dice that the served model expects of its answers, by case id, of the cases that it has looked at."""
+    version = house.registry.served()
+    expectation = house.registry.expectation(version) if version else None
+    if version is None or expectation is None:
+        return {}
+    scores = shared_scores(house.registry.scores).read(version)
+    found = {case: expectation.dice(score.promised) for case, score in scores.items()}
+    return {case: dice for case, dice in found.items() if dice is not None}
 
 
 def _queue(house: House, strategy: Any, user: User) -> list[dict[str, Any]]:
