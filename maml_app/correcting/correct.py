@@ -13,6 +13,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.classifier import Classifier
 from maml_app.correcting.marks import Crop, Scene
+from maml_app.correcting.refinement import Refinement
 from maml_app.correcting.view import View, view
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_grid
@@ -55,7 +56,7 @@ class Corrected:
 
 
 class Finder(Protocol):
-    """What finds what belongs to a label around a click: a classifier of the case."""
+    """What finds what belongs to a label around a click: a refinement, or a classifier."""
 
     def half(self, spacing_mm: Sequence[float]) -> Array:
         """Half the sides (3,) of the crop around a click that it looks at, voxels."""
@@ -67,6 +68,7 @@ class Finder(Protocol):
 class Corrector:
     """Mends label maps of cases; with a model it looks through its eyes, without one at the images alone.
 
+    A model's refinement tells what belongs to the label, where it has one, else a classifier of the case.
     What was seen of a case is kept: the first click costs an inference, the next ones do not.
 
     Args:
@@ -99,7 +101,8 @@ class Corrector:
                 )
         before = _onto(label.voxels == marked.value, label.grid, grid)
         after = before
-        finder = Classifier()
+        refiner = model.checkpoint.refiner if model else None
+        finder = Refinement(refiner) if refiner else Classifier()
         for last in range(len(marked.clicks) - marked.newest, len(marked.clicks)):
             after = self._after(seen, after, marked.value, marked.clicks[: last + 1], finder)
         return _brought(label, marked, grid, before, after)
