@@ -50,7 +50,8 @@ class Training(Strict):
     none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
     of a run the validation cases are scored, for people to see. `alone`: share of the steps in which every expert
     learns from the truth alone, before all learn together; `experts_rate`: of the learning rate, what the experts get
-    from then on.
+    from then on. `refine_steps`: of the refinement, which learns from played clicks after the model and answers clicks
+    where it does that better (0: none is trained, and clicks are answered by a classifier).
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -72,5 +73,6 @@ class Training(Strict):
     folds: Annotated[int, Field(ge=0, le=10)] = 3
     new_labels: Annotated[int, Field(ge=1, le=10)] = 1
     checks: Annotated[int, Field(ge=0, le=100)] = 3
+    refine_steps: Annotated[int, Field(ge=0)] = 400
     augment: Augment = Augment()
     loss: Loss = Loss()
