@@ -96,7 +96,7 @@ def main(
     variant: Annotated[str, typer.Option(help="whose models")] = "maml",
     folds: Annotated[int, typer.Option(min=2)] = 5,
     seed: Annotated[int, typer.Option(min=0, help="of the models")] = 0,
-    refine_steps: Annotated[int, typer.Option(min=0, help="0: no refinement is trained")] = 400,
+    refine_steps: Annotated[int, typer.Option(min=0, help="0: no refinement is trained")] = 300,
     only: Annotated[list[str] | None, typer.Option(help="a row to play beside the first; without any all")] = None,
 ) -> None:
     """Play every fold that has a model and print Dice after so many clicks so far, with 95 % intervals by patient."""

@@ -73,6 +73,6 @@ class Training(Strict):
     folds: Annotated[int, Field(ge=0, le=10)] = 3
     new_labels: Annotated[int, Field(ge=1, le=10)] = 1
     checks: Annotated[int, Field(ge=0, le=100)] = 3
-    refine_steps: Annotated[int, Field(ge=0)] = 400
+    refine_steps: Annotated[int, Field(ge=0)] = 300
     augment: Augment = Augment()
     loss: Loss = Loss()
