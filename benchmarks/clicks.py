@@ -1,7 +1,8 @@
 """What clicks are worth: an annotator is played on patients that the model has not seen, fold by fold.
 
-Each row is one way to correct: all modalities, one of them alone, and all of them without a model, from nothing. Times
-are ratios to a whole inference of the same case, in the same process.
+Each row is one way to correct: the classifier with all modalities, with one of them alone, and with all of them without
+a model, from nothing; and a refinement, trained on the fold's training patients, with all modalities or one. Times are
+ratios to a whole inference of the same case, in the same process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,21 +20,26 @@ import typer
 from rich.console import Console
 
 from benchmarks.rivals import splits
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.annotator import Annotator, Session
-from maml_app.correcting.correct import Corrector, empty
+from maml_app.correcting.correct import Corrector
+from maml_app.correcting.practice import practise
+from maml_app.correcting.trial import lessons
 from maml_app.disk import write_text
-from maml_app.imaging.labels import read_case_label
-from maml_app.imaging.volume import Volume
+from maml_app.network.refine import Refiner
 from maml_app.stores.choice import choose_task
 from maml_app.stores.folder import FolderStore
+from maml_app.training.recipe import Recipe
 from maml_app.versions.kept import Kept
 from maml_app.versions.predict import Model, load_model, pick_device, segment
 
 SHOWN = (0, 1, 3, 5, 10)
 GOOD = 0.85  # Dice
 RESAMPLES = 10_000
-NOTHING = "all, without a model"
+ALL = "all modalities"
+NOTHING = "all modalities, no model, from nothing"
+REFINED = "refinement, "
 
 out = Console(highlight=False)
 
@@ -48,31 +54,38 @@ class Row:
     inference_s: float
 
 
-def play_fold(model: Model, spec: TaskSpec, studies: Path, held: Sequence[str], fold: int, rounds: int) -> list[Row]:
-    """Every way on every held-out case of a fold."""
-    ways: dict[str, Corrector] = {"all": Corrector(spec)}
-    ways |= {f"{name} alone": Corrector(spec, (name,)) for name in spec.modality_names}
-    bare = Corrector(spec)
+def ways_of(spec: TaskSpec, model: Model, refiner: Refiner | None) -> dict[str, Annotator]:
+    """Every way to correct."""
+    seeing: dict[str, tuple[str, ...]] = {ALL: ()} | {f"{name} alone": (name,) for name in spec.modality_names}
+    ways = {way: Annotator(Corrector(spec, names), model) for way, names in seeing.items()}
+    ways[NOTHING] = Annotator(Corrector(spec), None)
+    if refiner:
+        refining = replace(model, checkpoint=replace(model.checkpoint, refiner=refiner))
+        ways |= {REFINED + way: Annotator(Corrector(spec, names), refining) for way, names in seeing.items()}
+    return ways
+
+
+def play_fold(ways: Mapping[str, Annotator], model: Model, cases: Sequence[Case], fold: int) -> list[Row]:
+    """Every way on every held-out case of a fold that has the modalities for it."""
     rows = []
-    store = FolderStore(studies, spec)
-    for case_id in held:
-        case = store.case(case_id)
-        truth = read_case_label(case, spec)
-        asked = next(name for name in case.grids if truth.grid.same_as(empty(case, name).grid))
-        fresh = Model(model.version, model.network, model.checkpoint, model.device, Kept(0))
+    for case in cases:
+        fresh = replace(model, kept=Kept(0))
         began = time.perf_counter()
-        segment(fresh, case, asked, spec)
+        segment(fresh, case, next(iter(case.images)), ways[ALL].corrector.spec)
         whole = time.perf_counter() - began
-        start = Volume(segment(model, case, asked, spec).label, truth.affine)
-        for value in spec.label_values:
-            for name, corrector in ways.items():
-                if name.removesuffix(" alone") in ("all", *case.images):
-                    rows.append(
-                        Row(name, fold, Annotator(corrector, model, rounds).play(case, truth, start, value), whole)
-                    )
-            nothing = Annotator(bare, None, rounds).play(case, truth, empty(case, asked), value)
-            rows.append(Row(NOTHING, fold, nothing, whole))
+        for way, annotator in ways.items():
+            corrector = annotator.corrector
+            if any(corrector.spec.modality_names[index] in case.images for index in corrector.sees):
+                rows += [Row(way, fold, session, whole) for session in annotator.play_case(case)]
     return rows
+
+
+def trained_refiner(model: Model, spec: TaskSpec, cases: Sequence[Case], steps: int) -> Refiner | None:
+    """A refinement that learns from the cases; None of no steps."""
+    if not steps:
+        return None
+    recipe = Recipe(devices=(model.device,))
+    return practise(lessons(replace(model, kept=Kept(0)), spec, cases, recipe), len(spec.modalities), steps, recipe)
 
 
 def main(
@@ -82,21 +95,36 @@ def main(
     task: Annotated[str, typer.Option(help="the task file of that study")] = "docs/results/rivals/sarcoma.yaml",
     variant: Annotated[str, typer.Option(help="whose models")] = "maml",
     folds: Annotated[int, typer.Option(min=2)] = 5,
-    rounds: Annotated[int, typer.Option(min=1)] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="of the models")] = 0,
+    refine_steps: Annotated[int, typer.Option(min=0, help="0: no refinement is trained")] = 300,
+    only: Annotated[list[str] | None, typer.Option(help="a row to play beside the first; without any all")] = None,
 ) -> None:
-    """Play every fold and print Dice after so many clicks, with 95 % intervals by patient."""
+    """Play every fold that has a model and print Dice after so many clicks so far, with 95 % intervals by patient."""
     spec = choose_task(studies, task)
     cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None]
     rows: list[Row] = []
     for fold, held in enumerate(splits(cases, "", folds)):
-        model = load_model(models / f"{variant}-{fold}-0.safetensors", spec, variant, pick_device("cpu"))
-        rows += play_fold(model, spec, studies, held, fold, rounds)
+        file = models / f"{variant}-{fold}-{seed}.safetensors"
+        if not file.is_file():
+            out.print(f"fold {fold}: there is no {file}", style="yellow")
+            continue
+        model = load_model(file, spec, variant, pick_device("cpu"))
+        model = replace(model, checkpoint=replace(model.checkpoint, refiner=None))  # one of the benchmark's own
+        refiner = trained_refiner(model, spec, [case for case in cases if case.id not in held], refine_steps)
+        ways = {way: its for way, its in ways_of(spec, model, refiner).items() if way in (ALL, *(only or [way]))}
+        rows += play_fold(ways, model, [case for case in cases if case.id in held], fold)
+        told, versus = kept(rows, out_file)
         out.print(f"fold {fold}: {len(held)} cases", style="dim")
+        out.print(table(told, versus), soft_wrap=True, markup=False)
+
+
+def kept(rows: Sequence[Row], out_file: Path) -> tuple[dict[str, Any], dict[str, tuple[float, float, float]]]:
+    """Write what is known so far; a summary of each way, and by how much all modalities are ahead of it."""
     told = {way: summary([row for row in rows if row.way == way]) for way in dict.fromkeys(row.way for row in rows)}
-    versus = {way: against(rows, "all", way) for way in told if way != "all"}
+    versus = {way: against(rows, ALL, way) for way in told if way != ALL}
     content = {"ways": told, "all_minus": versus, "sessions": [asdict(row) for row in rows]}
     write_text(out_file, json.dumps(content, indent=1))
-    out.print(table(told, versus), soft_wrap=True, markup=False)
+    return told, versus
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:

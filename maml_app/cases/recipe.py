@@ -52,6 +52,8 @@ class Training(Strict):
     learns from the truth alone, before all learn together; `experts_rate`: of the learning rate, what the experts get
     from then on. `unlabelled`: what cases that nobody has labelled weigh against labelled ones (0: they are not used);
     the ensemble labels them for itself where it is sure, `training/teaching.py`; at most `unlabelled_cases` of them.
+    `refine_steps`: of the refinement, which learns from played clicks after the model and answers clicks where it does
+    that better (0: none is trained, and clicks are answered by a classifier).
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -75,5 +77,6 @@ class Training(Strict):
     folds: Annotated[int, Field(ge=0, le=10)] = 3
     new_labels: Annotated[int, Field(ge=1, le=10)] = 1
     checks: Annotated[int, Field(ge=0, le=100)] = 3
+    refine_steps: Annotated[int, Field(ge=0)] = 300
     augment: Augment = Augment()
     loss: Loss = Loss()

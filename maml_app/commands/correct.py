@@ -37,10 +37,8 @@ def correct(
     The cases should be none that the model was trained on. Clicks of people are a server's: see docs/interactive.md.
     """
     from maml_app.correcting.annotator import Annotator
-    from maml_app.correcting.correct import Corrector, empty
-    from maml_app.imaging.labels import read_case_label
-    from maml_app.imaging.volume import Volume
-    from maml_app.versions.predict import load_model, pick_device, segment
+    from maml_app.correcting.correct import Corrector
+    from maml_app.versions.predict import load_model, pick_device
 
     if not simulate:
         raise MamlError("expected --simulate: people click in a viewer, and the server answers them")
@@ -54,12 +52,7 @@ def correct(
     with progress_bar("clicking", len(chosen)) as tick:
         for case in chosen:
             tick(case.id)
-            truth = read_case_label(case, spec)
-            asked = next(name for name in case.grids if truth.grid.same_as(empty(case, name).grid))
-            start = empty(case, asked)
-            if loaded:
-                start = Volume(segment(loaded, case, asked, spec).label, start.affine)
-            sessions += [annotator.play(case, truth, start, value) for value in spec.label_values]
+            sessions += annotator.play_case(case)
     if as_json:
         print_json([{**asdict(session), "harmful": session.harmful} for session in sessions])
         return

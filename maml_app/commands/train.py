@@ -34,6 +34,7 @@ def train(
     Exit code 1 if a labelled case, an image of one, or a file among the studies could not be used; the model is written
     from the others.
     """
+    from maml_app.correcting.trial import refined
     from maml_app.disk import write_text
     from maml_app.training.distributed import join_torchrun
     from maml_app.training.optimise import ranks
@@ -67,13 +68,12 @@ def train(
             elif step.dice or (step.losses and not out.is_terminal):
                 out.print(str(step))
 
-        result = run(
-            spec,
-            [learnable(case, spec) for case in chosen_cases(source, cases)],
-            Recipe(seed=seed, devices=(chosen,), report=show),
-        )
-    if ranks()[0] > 0:
-        return  # under torchrun the first process writes
+        studied = [learnable(case, spec) for case in chosen_cases(source, cases)]
+        recipe = Recipe(seed=seed, devices=(chosen,), report=show)
+        result = run(spec, studied, recipe)
+        if ranks()[0] > 0:
+            return  # under torchrun the first process writes
+        result = refined(spec, result, studied, recipe)
     store_model(out_file, result.network, result.checkpoint)
     # beside the model, for people: what it was trained for and how; the file may be used as a task.yaml again
     described = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

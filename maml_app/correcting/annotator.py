@@ -10,10 +10,11 @@ import numpy as np
 from scipy import ndimage
 
 from maml_app.cases.case import Case
-from maml_app.correcting.correct import Click, Corrector, Marked
+from maml_app.correcting.correct import Click, Corrector, Marked, empty
 from maml_app.evaluation.metrics import dice
+from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array, Volume
-from maml_app.versions.predict import Model
+from maml_app.versions.predict import Model, segment
 
 NEAR_MIDDLE = 0.8  # of the largest depth in an error: as deep a click lies at least
 
@@ -64,6 +65,20 @@ class Annotator:
     corrector: Corrector
     model: Model | None
     rounds: int = 10
+
+    def play_case(self, case: Case) -> list[Session]:
+        """Click on every label of a labelled case, beginning with the model's answer, or with nothing without one.
+
+        Raises:
+            CaseError: its label or none of its images can be used.
+        """
+        spec = self.corrector.spec
+        truth = read_case_label(case, spec)
+        asked = next(name for name in case.grids if truth.grid.same_as(empty(case, name).grid))
+        start = empty(case, asked)
+        if self.model:
+            start = Volume(segment(self.model, case, asked, spec).label, start.affine)
+        return [self.play(case, truth, start, value) for value in spec.label_values]
 
     def play(self, case: Case, truth: Volume, start: Volume, value: int) -> Session:
         """Click on one label, beginning with a label map on the truth's grid."""

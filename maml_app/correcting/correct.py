@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.correcting.classifier import REACH_MM, Clicks, features, mended
+from maml_app.correcting.classifier import Classifier
+from maml_app.correcting.marks import Crop, Scene
+from maml_app.correcting.refinement import Refinement
+from maml_app.correcting.view import View, view
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import resample
@@ -51,9 +55,20 @@ class Corrected:
     lost_ml: float
 
 
+class Finder(Protocol):
+    """What finds what belongs to a label around a click: a refinement, or a classifier."""
+
+    def half(self, spacing_mm: Sequence[float]) -> Array:
+        """Half the sides (3,) of the crop around a click that it looks at, voxels."""
+
+    def likely(self, scene: Scene, view: View) -> Array:
+        """How likely each voxel belongs to the label, (X, Y, Z), in the part of the image that is in the crop."""
+
+
 class Corrector:
     """Mends label maps of cases; with a model it looks through its eyes, without one at the images alone.
 
+    A model's refinement tells what belongs to the label, where it has one, else a classifier of the case.
     What was seen of a case is kept: the first click costs an inference, the next ones do not.
 
     Args:
@@ -86,8 +101,10 @@ class Corrector:
                 )
         before = _onto(label.voxels == marked.value, label.grid, grid)
         after = before
+        refiner = model.checkpoint.refiner if model else None
+        finder = Refinement(refiner) if refiner else Classifier()
         for last in range(len(marked.clicks) - marked.newest, len(marked.clicks)):
-            after = self._after(seen, after, marked.value, marked.clicks[: last + 1])
+            after = self._after(seen, after, marked.value, marked.clicks[: last + 1], finder)
         return _brought(label, marked, grid, before, after)
 
     def _look(self, case: Case) -> Seen:
@@ -98,32 +115,16 @@ class Corrector:
 
         return self._bare.of(content_key(case, list(case.images)), see)
 
-    def _after(self, seen: Seen, mask: Array, value: int, clicks: Sequence[Click]) -> Array:
+    def _after(self, seen: Seen, mask: Array, value: int, clicks: Sequence[Click], finder: Finder) -> Array:
         """The mask on the network's grid after the newest click, worked out on a crop around it."""
         grid = seen.prepared.grid
-        margin = np.ceil(2 * REACH_MM / np.array(grid.spacing_mm)).astype(int)
-        centre = np.round(_index(grid, clicks[-1])).astype(int)
-        start, stop = np.maximum(centre - margin, 0), np.minimum(centre + margin + 1, mask.shape)
-        box = tuple(slice(first, last) for first, last in zip(start, stop, strict=True))
-        crop = features(*self._of(seen, value, box))
-        within: dict[bool, list[Array]] = {True: [], False: []}
-        for click in clicks:
-            place = _index(grid, click) - start
-            if ((place >= -0.5) & (place <= stop - start - 0.5)).all():
-                within[click.inside].append(place)
+        places = [(_index(grid, click), click.inside) for click in clicks]
+        crop = Crop(places[-1][0], finder.half(grid.spacing_mm), mask.shape)
+        scene = crop.scene(mask, places, grid.spacing_mm)
         result = mask.copy()
-        marks = Clicks(within[True], within[False], newest_inside=clicks[-1].inside)
-        result[box] = mended(crop, mask[box], marks, grid.spacing_mm)
+        part = view(seen, value, self.sees).cut(crop.box)
+        result[crop.box] = scene.mended(finder.likely(scene, part) > 0.5)
         return result
-
-    def _of(self, seen: Seen, value: int, box: tuple[slice, ...]) -> tuple[list[Array], list[Array]]:
-        """Images and what is said of a label, cropped."""
-        present, experts = seen.prepared.presence.tolist(), seen.opinions.experts
-        images = [seen.prepared.images[index].numpy()[box] for index in self.sees if present[index]]
-        said = [experts[index] for index in self.sees if index in experts]
-        if len(self.sees) == len(present) and seen.opinions.fused.any():
-            said.append(seen.opinions.fused)
-        return images, [opinion[value].float().numpy()[box] for opinion in said]
 
 
 def _index(grid: Grid, click: Click) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 
 from maml_app.errors import ModelError
 from maml_app.network.ensemble import SegmentationNetwork, build_network
+from maml_app.network.refine import Refiner
 from maml_app.network.settings import Network
 
 FORMAT = "maml_app 1"
 # models of the first versions do not name these, and had none of them
 UNNAMED = {"shared_decoder": False, "agreement": False, "crosstalk": False}
+REFINE = "refine."  # before the names of the weights of a refinement
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Checkpoint:
         task: name of the task; `signature` tells whether the task has changed since.
         modalities, classes, network: what `build_network` needs to make the network again.
         notes: anything else: steps, seed, cases seen, validation.
+        refiner: what redraws a label around clicks, on the CPU; None where a model has none.
     """
 
     task: str
@@ -37,6 +40,7 @@ class Checkpoint:
     network: Network
     patch: tuple[int, int, int]
     notes: dict[str, Any] = field(default_factory=dict)
+    refiner: Refiner | None = None
 
 
 def save_checkpoint(path: Path, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
@@ -45,7 +49,10 @@ def save_checkpoint(path: Path, network: SegmentationNetwork, checkpoint: Checkp
     Raises:
         OSError: it cannot be written, as when the disk is full.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    weights = dict(network.state_dict())
+    if checkpoint.refiner:
+        weights |= checkpoint.refiner.state_dict(prefix=REFINE)
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:
         save_file(weights, path, metadata={"format": FORMAT, "checkpoint": _described(checkpoint)})
     except SafetensorError as error:  # how it says that the system refused
@@ -73,8 +80,13 @@ def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwo
         network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.network)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pydantic's are ValueErrors
         raise ModelError(f"{path}: expected a description of the network, got a damaged one ({error!r})") from None
+    refining = {name.removeprefix(REFINE): weights.pop(name) for name in list(weights) if name.startswith(REFINE)}
     try:
         network.load_state_dict(weights)
+        if refining:
+            refiner = Refiner(checkpoint.modalities)
+            refiner.load_state_dict(refining)
+            checkpoint = replace(checkpoint, refiner=refiner.eval())
     except RuntimeError as error:
         raise ModelError(f"{path}: expected weights of the network it describes, got others ({error})") from None
     return network.to(device).eval(), checkpoint
@@ -82,7 +94,7 @@ def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwo
 
 def _described(checkpoint: Checkpoint) -> str:
     content = {**checkpoint.__dict__, "plan": checkpoint.network.model_dump(mode="json")}
-    del content["network"]  # called a plan in files
+    del content["network"], content["refiner"]  # called a plan in files; weights alone
     return json.dumps(content)
 
 

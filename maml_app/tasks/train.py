@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from maml_app.cases.source import CaseSource, learnable
 from maml_app.cases.spec import TaskSpec
+from maml_app.correcting.trial import refined
 from maml_app.errors import MamlError, TrainingError
 from maml_app.machine import MEMORY_SHARE, is_out_of_memory, settle_threads, step_back
 from maml_app.training.recipe import Recipe
@@ -75,7 +77,8 @@ class TrainEnsemble(TrainTask):
             self._run = Run(self.registry.runs)
             warm = str(request.get("warm_start", True)).lower() != "false"
             spec, recipe = self._overridden(request), self._recipe(request)
-            retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm)
+            finish = partial(refined, spec)
+            retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm, finish)
             result = retrain([learnable(case, self.spec) for case in self.source.cases()])
             self._run.end("done")
             return result

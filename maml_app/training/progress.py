@@ -60,9 +60,10 @@ def counted(stage: str, total: int, report: Report) -> Callable[[str], None]:
 
 
 class Meter:
-    """Averages the loss terms of the steps, and reports them now and then with the time that is left."""
+    """Averages the loss terms of a stage's steps, and reports them now and then with the time that is left."""
 
-    def __init__(self, report: Report, steps: int, steps_an_epoch: float) -> None:
+    def __init__(self, report: Report, steps: int, steps_an_epoch: float, stage: str = "train") -> None:
+        self.stage = stage
         self.report = report
         self.steps = steps
         self.steps_an_epoch = steps_an_epoch
@@ -78,14 +79,15 @@ class Meter:
         if now - self._last > PAUSE_S or done in (1, self.steps):
             left_s = (now - self._began) / done * (self.steps - done)
             means = {name: sum(values) / len(values) for name, values in self._recent.items()}
-            self.report(Progress("train", done, self.steps, means, left_s, int((done - 1) / self.steps_an_epoch) + 1))
+            epoch = int((done - 1) / self.steps_an_epoch) + 1
+            self.report(Progress(self.stage, done, self.steps, means, left_s, epoch))
             self._recent, self._last = {}, now
 
     def checked(self, done: int, dice: Mapping[str, SubsetScore]) -> None:
         self.report(Progress("check", done, self.steps, {}, dice=dice))
 
     def note(self, text: str) -> None:
-        self.report(Progress("train", 0, self.steps, {}, note=text))
+        self.report(Progress(self.stage, 0, self.steps, {}, note=text))
 
     def end(self) -> None:
         if self.waited_s > 1:

@@ -24,6 +24,13 @@ from maml_app.versions.predict import Model, load_served
 from maml_app.versions.registry import ModelRegistry
 from maml_app.versions.runs import Run
 
+Finish = Callable[[Trained, Sequence[Case], Recipe], Trained]
+
+
+def as_it_is(trained: Trained, cases: Sequence[Case], recipe: Recipe) -> Trained:
+    """The finish of a retraining whose model is complete."""
+    return trained
+
 
 @dataclass(frozen=True)
 class Retraining:
@@ -33,6 +40,7 @@ class Retraining:
         recipe: seed, devices and limits; what a retraining starts from and whom it tells is added here.
         run: keeps what `say` tells.
         warm_start: go on from the served model, if it can be.
+        finish: what is added to the trained model before it is judged and stored.
     """
 
     spec: TaskSpec
@@ -41,6 +49,7 @@ class Retraining:
     run: Run
     say: Callable[[str], None]
     warm_start: bool = True
+    finish: Finish = as_it_is
 
     def __call__(self, cases: Sequence[Case]) -> dict[str, Any]:
         """Train, judge, store, and serve if nothing got worse. Returns the version, the served one, and the scores.
@@ -57,7 +66,9 @@ class Retraining:
         start = self._start(champion)
         shared = replace(self.recipe, prepared=self.registry.prepared, wait=Turns(self.registry.turns).wait)
         weights = _new(labelled, champion, spec.training.new_labels)
-        result = train(spec, cases, replace(shared, start=start, weights=weights, report=self._shown()))
+        told = replace(shared, report=self._shown())
+        result = train(spec, cases, replace(told, start=start, weights=weights))
+        result = self.finish(result, labelled, told)
         report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
         report["task"] = spec.model_dump(mode="json")
         report["task_hash"] = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]

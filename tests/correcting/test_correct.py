@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from maml_app.__main__ import app
 from maml_app.cases.case import Case
 from maml_app.correcting.annotator import Annotator, next_click
-from maml_app.correcting.classifier import REACH_MM, SURE_MM
 from maml_app.correcting.correct import Click, Corrected, Corrector, Marked, empty
+from maml_app.correcting.marks import REACH_MM, SURE_MM
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.volume import Array, Volume

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from maml_app.errors import ModelError
 from maml_app.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from maml_app.network.ensemble import MamlEnsemble, build_network
+from maml_app.network.refine import Refiner
 from maml_app.network.settings import Network
 from maml_app.network.window import predict, predict_attention, predict_subsets
 from tests.conftest import NETWORK
@@ -109,3 +110,20 @@ def test_a_model_from_before_the_options_is_read_as_it_was(tmp_path: Path) -> No
         del content["plan"][name]
     save_file(weights, tmp_path / "m", metadata={**metadata, "checkpoint": json.dumps(content)})
     assert load_checkpoint(tmp_path / "m", "toy", "abc", CPU)[1].network == former
+
+
+def test_a_refinement_is_kept_beside_the_network_and_files_without_one_load(tmp_path: Path) -> None:
+    refiner = Refiner(3).eval()
+    torch.nn.init.normal_(refiner.head.conv.conv.weight)
+    save_checkpoint(tmp_path / "with", build_network(3, 2, NETWORK), replace(CHECKPOINT, refiner=refiner))
+    loaded = load_checkpoint(tmp_path / "with", "toy", "abc", CPU)[1]
+    assert loaded.refiner is not None
+    assert not loaded.refiner.training
+    shown = torch.randn(2, 3 * 3 + 5, 8, 12, 4)
+    assert torch.equal(loaded.refiner(shown), refiner(shown))
+    assert replace(loaded, refiner=None) == CHECKPOINT
+    save_checkpoint(tmp_path / "without", build_network(3, 2, NETWORK), CHECKPOINT)
+    assert load_checkpoint(tmp_path / "without", "toy", "abc", CPU)[1].refiner is None
+    save_checkpoint(tmp_path / "damaged", build_network(3, 2, NETWORK), replace(CHECKPOINT, refiner=Refiner(2)))
+    with pytest.raises(ModelError, match="expected weights of the network it describes, got others"):
+        load_checkpoint(tmp_path / "damaged", "toy", "abc", CPU)

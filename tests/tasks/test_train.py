@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
@@ -50,6 +51,23 @@ def test_training_tells_its_progress_and_its_validation(
     assert isinstance(stats["best_metric"], float)
     trainer({"steps": 1}, datastore)
     assert "training goes on from v0001" in capsys.readouterr().out
+
+
+def test_a_refinement_of_clicks_is_trained_and_judged_on_the_validation_cases(
+    trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_clicks = {"validation": 0.55, "checks": 0, "refine_steps": 1}
+    trainer.spec = trainer.spec.model_copy(update={"training": trainer.spec.training.model_copy(update=with_clicks)})
+    trainer({"steps": 1}, datastore)
+    printed = capsys.readouterr().out
+    assert "refine 1/1, epoch 1: loss" in printed
+    told = registry.report("v0001")["refinement"]
+    assert told["cases"] == 1
+    assert all(list(curve) == ["0", "1", "3", "5", "10"] for curve in told["dice_after_clicks"].values())
+    answers = "refinement" if told["kept"] else "classifier"
+    assert f"clicks are answered by the {answers}; validation Dice after 0, 1, 3, 5, 10 clicks" in printed
+    with safe_open(registry.path("v0001"), framework="pt") as file:
+        assert any(name.startswith("refine.") for name in file.keys()) == told["kept"]  # noqa: SIM118 - not a mapping
 
 
 def test_a_model_that_knows_the_validation_cases_is_neither_start_nor_rival(
