@@ -17,6 +17,7 @@ from maml_app.evaluation.metrics import bootstrap_interval
 from maml_app.evaluation.report import table_header, table_row
 from maml_app.imaging.volume import Array
 
+STANDS_STILL, ROUNDS = 0.01, 2  # so little Dice in each of so many rounds in a row: more labels hardly help
 MEASURES = {"full": "all modalities", "mean": "mean over subsets of modalities"}
 DRAWS = 2000
 
@@ -27,6 +28,24 @@ def area(rows: Rows, measure: str) -> float:
     """Area under the budget curve: the mean Dice over the number of labels, trapezoidal."""
     labels, dice = [row["labels"] for row in rows], [row[measure] for row in rows]
     return float(np.trapz(dice, labels) / (labels[-1] - labels[0])) if len(rows) > 1 else float(dice[0])
+
+
+def area_by_effort(rows: Rows, measure: str, end_m: float) -> float:
+    """The mean Dice over the contours drawn, from the first model to `end_m` metres; between rounds by a line."""
+    path, dice = [row["path_m"] for row in rows], [row[measure] for row in rows]
+    if end_m <= path[0]:
+        return float(dice[0])
+    points = [path[0], *(at for at in path[1:] if at < end_m), end_m]
+    return float(np.trapz(np.interp(points, path, dice), points) / (end_m - path[0]))
+
+
+def stands_still(curve: Sequence[float], labels: Sequence[int]) -> int | None:
+    """After how many labels one could have stopped: several rounds in a row gained less than `STANDS_STILL`."""
+    gains = np.diff(curve) < STANDS_STILL
+    for place in range(ROUNDS, len(curve)):
+        if gains[place - ROUNDS : place].all():
+            return labels[place]
+    return None
 
 
 def labels_to_reach(curve: Sequence[float], labels: Sequence[int], goal: float) -> float:
@@ -64,18 +83,35 @@ def summarise_curves(curves: Mapping[str, list[Rows]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for measure in MEASURES:
         areas = {name: [area(rows, measure) for rows in seeds] for name, seeds in curves.items()}
+        # of each seed, as far as every strategy has drawn
+        ends = [
+            min(seeds[seed][-1]["path_m"] for seeds in curves.values())
+            for seed in range(len(next(iter(areas.values()))))
+        ]
+        efforts = {
+            name: [area_by_effort(rows, measure, end) for rows, end in zip(seeds, ends, strict=True)]
+            for name, seeds in curves.items()
+        }
         result[measure] = {}
         for name, values in areas.items():
             row: dict[str, Any] = {"area": float(np.mean(values)), "interval": bootstrap_interval(values)}
             for rival in ("random", "foreground_random"):
                 if rival in areas and rival != name:
-                    differences = [area - other for area, other in zip(values, areas[rival], strict=True)]
-                    interval = bootstrap_interval(differences)
-                    row[f"minus_{rival}"] = {"area": float(np.mean(differences)), "interval": interval}
+                    row[f"minus_{rival}"] = _difference(values, areas[rival])
+            if "random" in areas and name != "random":
+                row["by_effort_minus_random"] = _difference(efforts[name], efforts["random"])
+            labels = [entry["labels"] for entry in curves[name][0]]
+            row["stands_still"] = stands_still(_table(curves[name], measure).mean(axis=0), labels)
             if "random" in curves:
                 row["saving"] = saving(curves, name, measure)
             result[measure][name] = row
     return result
+
+
+def _difference(values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Of areas, paired by seed."""
+    differences = [area - other for area, other in zip(values, others, strict=True)]
+    return {"area": float(np.mean(differences)), "interval": bootstrap_interval(differences)}
 
 
 def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any], head: str) -> str:
@@ -85,31 +121,40 @@ def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any]
     lines = ["# Simulated annotation", "", head, "", "![curves](curves.png)", ""]
     for measure, words in MEASURES.items():
         lines += [f"## Dice of the test cases, {words}", ""]
-        lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml drawn in all")
+        lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml labelled", "m drawn")
         for name, seeds in curves.items():
             means = _table(seeds, measure).mean(axis=0)
-            drawn = np.mean([rows[-1]["drawn_ml"] for rows in seeds])
-            lines.append(table_row(name, *(f"{value:.3f}" for value in means), f"{drawn:.0f}"))
+            drawn, path = (np.mean([rows[-1][what] for rows in seeds]) for what in ("drawn_ml", "path_m"))
+            lines.append(table_row(name, *(f"{value:.3f}" for value in means), f"{drawn:.0f}", f"{path:.1f}"))
         lines += [
             "",
-            *table_header("strategy", "area", "minus random", "minus foreground_random", "labels for random's end"),
+            *table_header(
+                "strategy",
+                "area",
+                "minus random",
+                "minus foreground_random",
+                "by effort, minus random",
+                "labels for random's end",
+                "stands still at",
+            ),
         ]
         for name, row in summary[measure].items():
-            rivals = [row.get(f"minus_{rival}") for rival in ("random", "foreground_random")]
-            cells = [_signed(rival) for rival in rivals]
-            lines.append(
-                table_row(name, f"{row['area']:.3f}{_between(row['interval'])}", *cells, _reached(row, labels[-1]))
-            )
+            rivals = ("minus_random", "minus_foreground_random", "by_effort_minus_random")
+            cells = [f"{row['area']:.3f}{_between(row['interval'])}", *(_signed(row.get(rival)) for rival in rivals)]
+            lines.append(table_row(name, *cells, _reached(row, labels[-1]), str(row["stands_still"] or "–")))
         lines.append("")
     lines.append(
         "Area: mean Dice over the number of labels. Labels for random: after how many labels the mean curve "
-        "reaches the Dice that random has at its last round. In brackets 95 % bootstrap intervals over seeds."
+        "reaches the Dice that random has at its last round. m drawn: the contours that the annotator draws where the "
+        "model's proposal has none (added path length); by effort: mean Dice over these metres. Stands still: after "
+        f"how many labels {ROUNDS} rounds in a row had gained less than {STANDS_STILL}. In brackets 95 % bootstrap "
+        "intervals over seeds."
     )
     return "\n".join(lines) + "\n"
 
 
 def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
-    """Write the curves as PNG: Dice over the number of labels, and over what was drawn; bands are standard errors."""
+    """Write the curves as PNG: Dice over labels, and over the contours drawn for them; bands are standard errors."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -120,10 +165,9 @@ def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
         mean, error = dice.mean(axis=0), dice.std(axis=0) / math.sqrt(len(dice))
         (line,) = left.plot(labels, mean, marker="o", label=name)
         left.fill_between(labels, mean - error, mean + error, alpha=0.12, color=line.get_color())
-        drawn = np.mean([[row["drawn_ml"] for row in rows] for rows in seeds], axis=0)
-        right.plot(drawn / 1000, mean, marker="o", label=name, color=line.get_color())
+        right.plot(_table(seeds, "path_m").mean(axis=0), mean, marker="o", label=name, color=line.get_color())
     left.set(xlabel="labelled cases", ylabel="Dice of the test cases, all modalities")
-    right.set(xlabel="drawn by annotators, litres")
+    right.set(xlabel="contours drawn by annotators, m")
     left.legend()
     write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=100))
 

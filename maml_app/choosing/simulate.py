@@ -29,13 +29,15 @@ from maml_app.disk import write_text
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import score_case
 from maml_app.evaluation.scores import Scores
+from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.preprocess import Prepared, prepare
+from maml_app.imaging.volume import Array, Volume
 from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
 
-FORMAT = "simulation 1"  # to be changed with training or scores: states from before are not used again
+FORMAT = "simulation 2"  # to be changed with training or scores: states from before are not used again
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class State:
-    """How things stand with some cases labelled: the test cases' scores, and how much each case can teach."""
+    """How things stand with some cases labelled: the test cases' scores, and how much each case can teach.
+
+    `path_mm`: of each case that waits, the contour that has to be drawn to correct what the model proposes.
+    """
 
     labelled: tuple[str, ...]
     test: Scores
     scores: dict[str, CaseScore]
+    path_mm: dict[str, float]
 
 
 class Simulation:
@@ -87,10 +93,22 @@ class Simulation:
         self._prepared: dict[str, Prepared] = {}
 
     @cached_property
+    def truth(self) -> dict[str, Volume]:
+        """The label of each case that may be chosen."""
+        return {case_id: read_case_label(case, self.spec) for case_id, case in self.choose.items()}
+
+    @cached_property
     def foreground_ml(self) -> dict[str, float]:
-        """What an annotator has to draw in each case that may be chosen, ml."""
-        labels = {case_id: read_case_label(case, self.spec) for case_id, case in self.choose.items()}
-        return {case_id: float((label.voxels > 0).sum()) * label.grid.voxel_ml for case_id, label in labels.items()}
+        """How much is labelled in each case that may be chosen, ml."""
+        return {case_id: float((label.voxels > 0).sum()) * label.grid.voxel_ml for case_id, label in self.truth.items()}
+
+    def path_mm(self, case_id: str, proposal: Array | None = None) -> float:
+        """The contour that an annotator draws in a case, from a proposal on its label's grid, or from nothing."""
+        from maml_app.labelling.comparing import changes  # asks for scipy, which machines that only train may lack
+
+        truth = self.truth[case_id]
+        before = Volume(np.zeros_like(truth.voxels) if proposal is None else proposal, truth.affine)
+        return sum(change.added_path_mm for change in changes(truth, before, self.spec).values())
 
     def play(self, strategy: str, seed: int, schedule: Schedule) -> list[State]:
         """The states from `schedule.start` labels on, one a round; the same start for every strategy of a seed.
@@ -135,7 +153,7 @@ class Simulation:
             )
             for candidate in content["scores"]
         }
-        return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores)
+        return State(tuple(labelled), Scores.of(self.spec, content["test"]), scores, content["path_mm"])
 
     def _reach(self, labelled: Sequence[str], seed: int) -> dict[str, Any]:
         chosen = [self.choose[case_id] for case_id in labelled]
@@ -143,8 +161,15 @@ class Simulation:
         result = train(self.spec, chosen, recipe)
         model = Model("simulated", result.network, result.checkpoint, self.device)
         test = {case.id: score_case(model.segmenter(self.spec), case, self._prepare(case)).dice for case in self.test}
-        scores = [opinions_of(self._prepare(case), case, model, self.spec)[1] for case in self.choose.values()]
-        return {"labelled": labelled, "seed": seed, "test": test, "scores": [asdict(score) for score in scores]}
+        scores, path_mm = [], {}
+        for case in self.choose.values():
+            prepared = self._prepare(case)
+            opinions, score = opinions_of(prepared, case, model, self.spec)
+            scores.append(asdict(score))
+            if case.id not in labelled:
+                proposal = restore_label(opinions.fused, prepared.grid, self.truth[case.id].grid)
+                path_mm[case.id] = self.path_mm(case.id, proposal)
+        return {"labelled": labelled, "seed": seed, "test": test, "scores": scores, "path_mm": path_mm}
 
     def _prepare(self, case: Case) -> Prepared:
         if case.id not in self._prepared:
@@ -157,25 +182,31 @@ def simulate(
 ) -> dict[str, list[list[dict[str, Any]]]]:
     """Play every strategy with every seed: strategy -> one list a seed -> one row a round.
 
-    A row holds `labels`, `full` and `mean` (Dice of the test cases, all modalities and over subsets), `drawn_ml`, and
-    `cases`, those that were added.
+    A row holds `labels`, `full` and `mean` (Dice of the test cases, all modalities and over subsets), `drawn_ml` (what
+    is labelled), `path_m` (the contours drawn for it so far: the first cases from nothing, others from what the model
+    of the round before proposed), and `cases`, those that were added.
     """
     curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in schedule.strategies}
     for seed in schedule.seeds:
         for name in schedule.strategies:
             rows: list[dict[str, Any]] = []
             before: set[str] = set()
+            path_m, proposed_mm = 0.0, dict[str, float]()
             for state in simulation.play(name, seed, schedule):
+                added = sorted(set(state.labelled) - before)
+                drawn = [proposed_mm[case] if proposed_mm else simulation.path_mm(case) for case in added]
+                path_m += sum(drawn) / 1000
                 rows.append(
                     {
                         "labels": len(state.labelled),
                         "full": state.test.full,
                         "mean": state.test.mean,
                         "drawn_ml": round(sum(simulation.foreground_ml[case_id] for case_id in state.labelled), 1),
-                        "cases": sorted(set(state.labelled) - before),
+                        "path_m": round(path_m, 3),
+                        "cases": added,
                     }
                 )
-                before = set(state.labelled)
+                before, proposed_mm = set(state.labelled), state.path_mm
             curves[name].append(rows)
             tick(f"{name}, seed {seed}: {rows[-1]['labels']} labels, Dice {rows[-1]['mean']:.3f}")
     return curves

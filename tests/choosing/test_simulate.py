@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
 from maml_app.choosing import simulate as module
-from maml_app.choosing.curves import area, labels_to_reach, saving, summarise_curves
+from maml_app.choosing.curves import area, area_by_effort, labels_to_reach, saving, stands_still, summarise_curves
 from maml_app.choosing.simulate import Schedule, Simulation, simulate
 from maml_app.errors import MamlError, TrainingError
 from maml_app.phantom.scene import write_cases
@@ -86,6 +87,21 @@ def test_what_was_drawn_is_the_foreground_of_the_labels(simulation: Simulation, 
     assert rows[1]["drawn_ml"] > rows[0]["drawn_ml"]
 
 
+def test_contours_are_drawn_from_nothing_first_and_then_from_the_proposal(simulation: Simulation) -> None:
+    schedule = Schedule(("random",), start=2, rounds=1, batch=1, seeds=(0,))
+    (rows,) = simulate(simulation, schedule)["random"]
+    first, second = simulation.play("random", 0, schedule)
+    assert rows[0]["path_m"] == pytest.approx(sum(map(simulation.path_mm, first.labelled)) / 1000, abs=1e-3)
+    (added,) = rows[1]["cases"]
+    assert set(first.path_mm) == set(simulation.choose) - set(first.labelled)
+    assert rows[1]["path_m"] - rows[0]["path_m"] == pytest.approx(first.path_mm[added] / 1000, abs=2e-3)
+    assert added not in second.path_mm
+    truth = simulation.truth[added].voxels
+    assert simulation.path_mm(added, truth) == 0  # nothing to correct
+    worse = np.roll(truth, 3, axis=0)
+    assert 0 < simulation.path_mm(added, worse) <= simulation.path_mm(added)
+
+
 def test_test_patients_are_never_chosen_from(spec: TaskSpec, simulation: Simulation, tmp_path: Path) -> None:
     cases = list(simulation.choose.values())
     with pytest.raises(TrainingError, match="patients of their own, got shared patients"):
@@ -110,7 +126,8 @@ def test_a_schedule_that_cannot_be_played_is_refused(changes: dict[str, Any], me
 
 def rows(*dice: float) -> list[dict[str, Any]]:
     return [
-        {"labels": 4 + 2 * n, "full": value, "mean": value / 2, "drawn_ml": 10.0 * n} for n, value in enumerate(dice)
+        {"labels": 4 + 2 * n, "full": value, "mean": value / 2, "drawn_ml": 10.0 * n, "path_m": 3.0 + n}
+        for n, value in enumerate(dice)
     ]
 
 
@@ -127,6 +144,27 @@ def test_areas_and_labels_saved_have_their_analytic_values() -> None:
     summary = summarise_curves(curves)["full"]
     assert summary["maml"]["minus_random"]["area"] == pytest.approx(0.525 - 0.4)
     assert "minus_random" not in summary["random"]
+    assert summary["maml"]["by_effort_minus_random"]["area"] == pytest.approx(0.525 - 0.4)
+
+
+def test_effort_is_compared_as_far_as_all_have_drawn() -> None:
+    quick, slow = rows(0.2, 0.4, 0.6), rows(0.2, 0.4, 0.6)
+    for row in slow[1:]:
+        row["path_m"] = 3.0 + 2 * (row["path_m"] - 3.0)  # the same models for twice the contours
+    assert area_by_effort(quick, "full", 5.0) == pytest.approx(0.4)
+    assert area_by_effort(slow, "full", 5.0) == pytest.approx(0.3)
+    assert area_by_effort(slow, "full", 4.0) == pytest.approx(0.25)
+    assert area_by_effort(slow, "full", 3.0) == 0.2
+    summary = summarise_curves({"random": [slow] * 2, "maml": [quick] * 2})["full"]
+    assert summary["maml"]["area"] == summary["random"]["area"]
+    assert summary["maml"]["by_effort_minus_random"]["area"] == pytest.approx(0.1)
+
+
+def test_one_could_stop_where_rounds_in_a_row_gain_nothing() -> None:
+    labels = [4, 6, 8, 10, 12]
+    assert stands_still([0.2, 0.4, 0.405, 0.41, 0.6], labels) == 10
+    assert stands_still([0.2, 0.2, 0.4, 0.4, 0.43], labels) is None
+    assert stands_still([0.5, 0.4], labels) is None
 
 
 def test_on_the_command_line(tmp_path: Path, spec: TaskSpec) -> None:
@@ -163,7 +201,7 @@ def test_on_the_command_line(tmp_path: Path, spec: TaskSpec) -> None:
     assert report["test"] == ["phantom_004", "phantom_005"]
     assert [len(seeds) for seeds in report["curves"].values()] == [2, 2]
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| strategy | 2 labels | 3 labels | ml drawn in all |" in text
+    assert "| strategy | 2 labels | 3 labels | ml labelled | m drawn |" in text
     assert "| maml | 0." in text
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     wrong = CliRunner().invoke(app, [*command[:-2], "--test", "nobody"])
