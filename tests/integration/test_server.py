@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,12 @@ def test_stopping_a_training_leaves_the_served_version(running: Running) -> None
 def training_processes(running: Running) -> list[psutil.Process]:
     assert running.server._process is not None
     children = psutil.Process(running.server._process.pid).children(recursive=True)
-    return [one for one in children if "monailabel.interfaces.utils.app" in " ".join(one.cmdline())]
+    found = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if "monailabel.interfaces.utils.app" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_a_training_that_is_killed_at_any_moment_is_told_and_the_server_answers(running: Running) -> None:
