@@ -31,7 +31,6 @@ export class Cases {
       return;
     }
     await viewer.arrange(work.study.series);
-    await new Promise(resolve => setTimeout(resolve, 1000)); // the viewports get their images
     for (const shown of viewer.views()) {
       const [modality] = Object.entries(work.study.series).find(([, uid]) => uid === shown.series) || [];
       viewer.setWindow(shown.viewportId, task.kinds[modality], task.windows[modality]);

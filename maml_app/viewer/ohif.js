@@ -8,6 +8,7 @@ const PROTOCOL = 'maml';
 const LABEL = 'maml-';
 const OVERLAY = 'over-';
 const SCROLLED = 'maml';
+const ARRIVES_MS = 20000; // so long an image may take to be shown; then a series is done without
 const CROSS = 'rgb(255, 210, 60)';
 
 export class Viewer {
@@ -118,6 +119,20 @@ export class Viewer {
       stages: [{ name: 'by modality', viewportStructure, viewports }],
     });
     await this.managers.commandsManager.runCommand('setHangingProtocol', { protocolId });
+    await this.arrived(names.map(name => series[name]));
+  }
+
+  /** Wait until each of these series is shown with an image: on a slow machine that takes a while. */
+  async arrived(wanted) {
+    const hasImage = ({ viewportId }) =>
+      this.acquired(viewportId) && window.cornerstone.cache.getImage(this.cornerstone(viewportId).getCurrentImageId());
+    for (const end = Date.now() + ARRIVES_MS; Date.now() < end; ) {
+      const there = this.views().filter(hasImage);
+      if (wanted.every(uid => there.some(view => view.series === uid))) {
+        return;
+      }
+      await new Promise(resolve => setTimeout(resolve, 100));
+    }
   }
 
   /** Grey values as readers of each kind of image expect them at first. */
