@@ -63,7 +63,7 @@ from tests.conftest import TOY
 
 torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
-text = TOY.replace("patch: [16, 16, 16]", "patch: [48, 48, 48]").replace("batch: 2", "batch: 4")
+text = TOY.replace("patch: [16, 16, 16]", "patch: [64, 64, 64]").replace("batch: 2", "batch: 4")
 spec = parse_task(text.replace("steps: 3", "steps: 1"), "toy.yaml")
 write_cases(folder / "studies", spec, 2, seed=0, size=24)
 samples = build_samples(FolderStore(folder / "studies", spec).cases(), spec, folder / "prepared")
@@ -86,10 +86,10 @@ def test_a_training_that_may_not_take_more_memory_goes_on_with_less(tmp_path: Pa
 
     free = train("free", 20)
     assert "out of memory" not in free
-    assert "(48, 48, 48) 500" in free
-    capped = train("capped", 0.2)
+    assert "(64, 64, 64) 500" in free
+    capped = train("capped", 0.5)
     assert "out of memory: going on with batches in 4 parts" in capped
-    assert "(48, 48, 48)" not in capped
+    assert "(64, 64, 64)" not in capped
 
 
 def test_a_limit_that_nobody_named_leaves_memory_to_others() -> None:
