@@ -70,6 +70,7 @@ def optimise(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]
     teacher = average.module
     assert isinstance(teacher, SegmentationNetwork)
+    result = teacher if spec.training.ema else network
     load = Load(max(recipe.parts, world), spec.training.patch)
     labelled = [sample for sample in samples if sample.label is not None]
     source = PatchSource(labelled, spec, recipe.seed, recipe.weights)
@@ -96,10 +97,10 @@ def optimise(
                 average.update_parameters(network)
                 meter.step(step + 1, terms)
                 if check and step + 1 in looks:
-                    meter.checked(step + 1, check(_result(average, network, spec)))
+                    meter.checked(step + 1, check(result))
                     network.train()
     meter.end()
-    return _result(average, network, spec).eval(), load
+    return result.eval(), load
 
 
 def _network(spec: TaskSpec, recipe: Recipe) -> SegmentationNetwork:
@@ -111,12 +112,6 @@ def _network(spec: TaskSpec, recipe: Recipe) -> SegmentationNetwork:
 def _looks(steps: int, checks: int) -> set[int]:
     """After which steps the validation cases are scored: evenly over the run, not at its end."""
     return {round(steps * number / (checks + 1)) for number in range(1, checks + 1)} - {0, steps}
-
-
-def _result(average: AveragedModel, network: SegmentationNetwork, spec: TaskSpec) -> SegmentationNetwork:
-    result = average.module if spec.training.ema else network
-    assert isinstance(result, type(network))
-    return result
 
 
 def _gradients(
