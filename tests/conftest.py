@@ -37,7 +37,7 @@ conventions:
   theirs: {1: 1, 4: 2}
 preprocess: {spacing_mm: [8.0, 8.0, 8.0]}
 network: {channels: [4, 6], strides: [[1, 1, 1], [2, 2, 2]]}
-training: {steps: 3, batch: 2, patch: [16, 16, 16], refine_steps: 0}
+training: {steps: 3, batch: 2, patch: [16, 16, 16], refine_steps: 0, folds: 0}
 """
 
 NETWORK = Network(channels=(4, 6, 8), strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)))

@@ -22,6 +22,8 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import SettingsError
 from maml_app.imaging.files import read_record
 from maml_app.phantom.scene import write_cases
+from maml_app.server.application import admission, identity
+from maml_app.settings import Settings
 from tests.conftest import TOY
 from tests.harness.server import ROOT, Server, free_port
 
@@ -158,22 +160,32 @@ def test_accounts_are_kept_where_nobody_else_can_read_them(tmp_path: Path) -> No
         Accounts(file).all()
 
 
+OPEN = "--host 0.0.0.0: other machines could do all, since nobody has to log in"
+
+
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ([], "--host 0.0.0.0: other machines could do all, since nobody has to log in"),
-        (["--conf", "users", "none.json"], "there are no accounts; add one with"),
-        (["--conf", "origins", "nonsense", "--conf", "open", "yes"], "--conf origins: expected addresses such as"),
-        (["--conf", "opne", "yes"], "--conf opne: no such setting"),
+        ({}, OPEN),
+        ({"users": "none.json"}, "there are no accounts; add one with"),
+        ({"origins": "nonsense", "open": "yes"}, "--conf origins: expected addresses such as"),
+        ({"opne": "yes"}, "--conf opne: no such setting"),
     ],
 )
-def test_a_door_that_would_stand_open_is_not_opened(
-    studies: Path, tmp_path: Path, conf: list[str], message: str
-) -> None:
+def test_a_door_that_would_stand_open_is_not_opened(conf: dict[str, str], message: str) -> None:
+    def admitted() -> None:
+        settings = Settings.read(conf)
+        admission(settings, identity(settings), ["--host", "0.0.0.0"])
+
+    with pytest.raises(SettingsError, match=message):
+        admitted()
+
+
+def test_a_server_whose_door_would_stand_open_ends_with_a_sentence(studies: Path, tmp_path: Path) -> None:
     (studies / "task.yaml").write_text(TOY)
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "maml_app", "--studies", str(studies)]
-    command += ["--host", "0.0.0.0", "--port", str(free_port()), "--conf", "models", str(tmp_path / "models"), *conf]
+    command += ["--host", "0.0.0.0", "--port", str(free_port()), "--conf", "models", str(tmp_path / "models")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert OPEN in done.stderr
     assert "Traceback" not in done.stderr

@@ -24,6 +24,7 @@ from tests.harness.server import ROOT
 KILLS = int(os.environ.get("MAML_KILLS", "4"))  # 40 takes about eight minutes
 
 TRAIN_FOR_EVER = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -32,13 +33,19 @@ from maml_app.versions.registry import ModelRegistry
 from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.stores.folder import FolderStore
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # before it forks
 spec = load_task(Path(sys.argv[1]) / "task.yaml")
 store, registry = FolderStore(Path(sys.argv[1]) / "studies", spec), ModelRegistry(Path(sys.argv[1]) / "models")
-print("ready", flush=True)
-while True:
-    result = train(spec, store.cases(), Recipe(devices=(torch.device("cpu"),), prepared=registry.prepared))
-    registry.publish(result.network, result.checkpoint, {})
+for _ in sys.stdin:  # each line is another process, which need not read the libraries again
+    process = os.fork()
+    if process:
+        print(process, flush=True)
+        os.waitpid(process, 0)
+        print("gone", flush=True)
+        continue
+    while True:
+        result = train(spec, store.cases(), Recipe(devices=(torch.device("cpu"),), prepared=registry.prepared))
+        registry.publish(result.network, result.checkpoint, {})
 """
 
 
@@ -49,21 +56,24 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
     first = Checkpoint("toy", spec.signature(), 3, spec.classes, spec.network, spec.training.patch)
     registry.publish(build_network(3, spec.classes, spec.network), first, {})
     moments = random.Random(7)
+    program = [sys.executable, "-c", TRAIN_FOR_EVER, str(tmp_path)]
+    trainings = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    assert trainings.stdin
+    assert trainings.stdout
     for _ in range(KILLS):
         before = registry.history()
-        process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        print("train", file=trainings.stdin, flush=True)
+        process = int(trainings.stdout.readline())
         time.sleep(moments.uniform(0.0, 4.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(process, signal.SIGKILL)
+        assert trainings.stdout.readline() == "gone\n"
         # every version listed loads, the served one is among them, and what was served before is still known
         for version in registry.versions():
             load_checkpoint(registry.path(version), "toy", spec.signature(), torch.device("cpu"))
         assert registry.served() in registry.versions()
         assert registry.history()[: len(before)] == before
+    trainings.communicate()
+    assert len(registry.versions()) > 1  # it came that far at all
     with registry.workspace():
         pass  # what the next training does first
     build_samples([], spec, registry.prepared)

@@ -86,7 +86,7 @@ OPEN = {
 def server(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("routes")
     write_cases(folder / "studies", spec, count=3, seed=3, size=16, labelled=1)
-    (folder / "studies" / "task.yaml").write_text(TOY.replace("folds: 3", "folds: 0"))
+    (folder / "studies" / "task.yaml").write_text(TOY)
     with Server(folder / "studies", folder / "log", conf={"models": str(folder / "models")}) as running:
         yield running
         assert "Traceback" not in Path(folder / "log").read_text(errors="replace")

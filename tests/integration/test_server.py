@@ -23,6 +23,7 @@ import psutil
 import pytest
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from monailabel.utils.others.class_utils import get_class_of_subclass_from_file
 
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import parse_task
@@ -297,10 +298,18 @@ def test_a_server_that_cannot_start_gives_its_reason(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("app", ["apps/brats_mr", "apps/liver_multiphase_ct", "apps/sarcoma_pet_ct_mr"])
-def test_each_shipped_app_serves_its_own_task(tmp_path: Path, app: str) -> None:
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "apps").glob("*/main.py")))
+def test_each_shipped_app_is_loaded_with_its_own_task(tmp_path: Path, name: str) -> None:
     """The app's folder holds the task; the studies alone would not tell."""
-    name = Path(app).name
+    folder = ROOT / "apps" / name
+    app = get_class_of_subclass_from_file(f"{folder}.main", str(folder / "main.py"), "MONAILabelApp")
+    loaded = app(app_dir=str(folder), studies=str(tmp_path), conf={"models": str(tmp_path / "models")})
+    assert list(loaded.info()["models"]) == [name, f"{name}_clicks"]
+
+
+def test_a_shipped_app_serves_its_own_task(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
-    with Server(tmp_path / "studies", tmp_path / "log", app=app, conf={"models": str(tmp_path)}) as server:
-        assert list(MONAILabelClient(server.url).info()["models"]) == [name, f"{name}_clicks"]
+    conf = {"models": str(tmp_path / "models")}
+    with Server(tmp_path / "studies", tmp_path / "log", app="apps/liver_multiphase_ct", conf=conf) as server:
+        served = list(MONAILabelClient(server.url).info()["models"])
+    assert served == ["liver_multiphase_ct", "liver_multiphase_ct_clicks"]

@@ -223,7 +223,7 @@ def test_running_out_of_memory_is_told_with_a_remedy(
 
 def nobody_aside(trainer: TrainEnsemble) -> None:
     """As while none of the labelled patients is on the validation side of the split."""
-    training = trainer.spec.training.model_copy(update={"validation": 0.001})
+    training = trainer.spec.training.model_copy(update={"validation": 0.001, "folds": 3})
     trainer.spec = trainer.spec.model_copy(update={"training": training})
 
 
@@ -263,7 +263,7 @@ def test_leave_one_out_with_as_few_patients_as_folds(
 def test_cases_with_new_labels_are_drawn_more_often(
     trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = trainer.spec.training.model_copy(update={"new_labels": 3, "folds": 0})
+    training = trainer.spec.training.model_copy(update={"new_labels": 3})
     trainer.spec = trainer.spec.model_copy(update={"training": training})
     given: list[Mapping[str, int]] = []
     whole = train
@@ -302,8 +302,6 @@ def test_a_run_is_kept_and_the_version_names_it(
 def test_training_in_two_processes_as_a_client_asks_for_it(
     trainer: TrainEnsemble, datastore: CaseDatastore, registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = trainer.spec.training.model_copy(update={"folds": 0})
-    trainer.spec = trainer.spec.model_copy(update={"training": training})
     trainer({"steps": 2, "processes": 2, "device": "cpu"}, datastore)
     assert "4 of 5 cases have a final label; 2 x cpu" in capsys.readouterr().out
     assert registry.report("v0001")["processes"] == 2

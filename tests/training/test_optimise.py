@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -55,29 +54,22 @@ def apart(one: Weights, two: Weights) -> float:
 def test_two_processes_give_what_one_gives_in_two_parts(
     store: FolderStore, built: dict[str, Path], spec: TaskSpec, tmp_path: Path
 ) -> None:
-    alone, _ = optimise(spec, samples(built), recipe(parts=2))
-    told: list[Progress] = []
-    (tmp_path / "work").mkdir()
-    both = optimise_on(spec, built, recipe(devices=(CPU, CPU), report=told.append), tmp_path / "work")
-    assert apart(alone.state_dict(), both.state_dict()) < 1e-5
-    other, _ = optimise(spec, samples(built), recipe(seed=2, parts=2))
-    assert apart(alone.state_dict(), other.state_dict()) > 1e-3
-    assert [progress.done for progress in told if progress.stage == "train"][-1] == 3
-    # and a warm start goes to both, which teaches what nobody has labelled
-    (tmp_path / "again").mkdir()
-    sure = copy.deepcopy(alone)
+    """From a warm start, which goes to both and teaches what nobody has labelled."""
+    sure, _ = optimise(spec, samples(built), recipe())
     with torch.no_grad():
         for name, weight in sure.named_parameters():
             weight.mul_(10 if name.startswith("head") else 1)
     teaching = spec.model_copy(update={"training": spec.training.model_copy(update={"unlabelled": 1.0})})
     cases = [replace(case, labels=()) if number else case for number, case in enumerate(store.cases())]
     some = build_samples(cases, spec, tmp_path / "prepared")
-    told.clear()
-    warm, _ = optimise(teaching, samples(some), recipe(start=sure, parts=2))
+    told: list[Progress] = []
+    (tmp_path / "work").mkdir()
+    alone, other = (optimise(teaching, samples(some), recipe(seed, start=sure, parts=2))[0] for seed in (1, 2))
     from_there = recipe(devices=(CPU, CPU), start=sure, wait=Turns(tmp_path / "turns").wait, report=told.append)
-    warm_both = optimise_on(teaching, some, from_there, tmp_path / "again")
+    both = optimise_on(teaching, some, from_there, tmp_path / "work")
+    assert apart(alone.state_dict(), both.state_dict()) < 1e-4 < apart(alone.state_dict(), other.state_dict()) / 10
+    assert [progress.done for progress in told if progress.stage == "train"][-1] == 3
     assert "from step 1 on 4 of 4 cases teach that nobody has labelled" in map(str, told)
-    assert apart(warm.state_dict(), warm_both.state_dict()) < 1e-4
 
 
 def test_clipping_limits_how_far_a_step_goes(built: dict[str, Path], spec: TaskSpec) -> None:

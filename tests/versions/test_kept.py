@@ -45,7 +45,8 @@ def small() -> TaskSpec:
     """The task with a network that is quick to run."""
     network = BRATS.network.model_copy(update={"channels": (4, 8), "strides": ((1, 1, 1), (2, 2, 2))})
     training = BRATS.training.model_copy(update={"patch": (32, 32, 32)})
-    return BRATS.model_copy(update={"network": network, "training": training})
+    coarse = BRATS.preprocess.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0)})
+    return BRATS.model_copy(update={"network": network, "training": training, "preprocess": coarse})
 
 
 def test_the_experts_are_asked_once_a_case(
@@ -106,16 +107,16 @@ def test_doubt_is_where_the_experts_differ(case: Case, model: Model, small: Task
     seen = module.look(model, case, small)
     fused = torch.zeros_like(seen.opinions.fused)
     fused[0] = 1
-    fused[:, 12:24, 10:20, 14:28] = 1 / len(fused)  # on the network's grid of 1 mm
+    fused[:, 6:12, 5:10, 7:14] = 1 / len(fused)  # on the network's grid of 2 mm
     one, two = (torch.zeros_like(fused, dtype=torch.float16) for _ in range(2))
     one[0], two[0] = 1, 1
-    two[:, 24:36, 25:35, 28:42] = 0
-    two[1, 24:36, 25:35, 28:42] = 1
+    two[:, 12:18, 13:18, 14:21] = 0
+    two[1, 12:18, 13:18, 14:21] = 1
     opinions = replace(seen.opinions, fused=fused, experts={0: one, 1: two})
     (key,) = model.kept._seen
     model.kept._seen[key] = replace(seen, opinions=opinions)
     grid, asked = seen.prepared.grid, read_grid(case.grids["t1"])
-    for of, middle in (("uncertainty", (17.5, 14.5, 20.5)), ("disagreement", (29.5, 29.5, 34.5))):
+    for of, middle in (("uncertainty", (8.5, 7.0, 10.0)), ("disagreement", (14.5, 15.0, 17.0))):
         levels = doubt_levels(model, case, of, "t1", small)
         assert levels.any()
         there = np.argwhere(levels == levels.max()).mean(axis=0)
