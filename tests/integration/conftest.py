@@ -22,7 +22,7 @@ from maml_app.stores.dicomweb import DicomWebStore
 from tests.conftest import TOY
 from tests.harness.orthanc import Orthanc
 
-QUICK = TOY.replace("steps: 3", "steps: 20, learning_rate: 0.01")
+QUICK = TOY.replace("steps: 3", "steps: 20, each_alone: false, learning_rate: 0.01")
 ENOUGH = 200  # steps to see something
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import torch
 from monailabel.client import MONAILabelClient
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
@@ -23,10 +24,12 @@ from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import make_study
 from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
+from maml_app.training.recipe import Recipe
+from maml_app.training.train import train
 from maml_app.versions.registry import ModelRegistry
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.server import ROOT, Server
-from tests.integration.conftest import ENOUGH, QUICK, Archive, wait_for_training
+from tests.integration.conftest import ENOUGH, QUICK, Archive, opened
 
 ARTEFACTS = ROOT / "scratch"
 SLICES = """([series, kind]) => {
@@ -73,16 +76,20 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("ohif")
     (folder / "task.yaml").write_text(QUICK)
     conf = {"task": str(folder / "task.yaml"), "models": str(folder / "models"), "cache": str(folder / "cache")}
+    # as if it had been validated on enough cases
+    expects = {"expectation": {"intercept": 0.0, "slope": 0.9, "spread": 0.08, "cases": 9}}
+    enough = parse_task(QUICK.replace("steps: 20", f"steps: {ENOUGH}"), "toy.yaml")
+    learnt = train(
+        enough, opened(archive.url, enough, folder / "cache").cases(), Recipe(devices=(torch.device("cpu"),))
+    )
+    registry = ModelRegistry(folder / "models" / "toy")
+    report = {**learnt.checkpoint.notes, "cross_validation": expects}
+    registry.serve(registry.store(learnt.network, learnt.checkpoint, report))
     with (
         Server(archive.url, folder / "server.log", conf=conf) as server,
         sync_playwright() as playwright,
     ):
         client = MONAILabelClient(server.url, str(folder))
-        client.train_start("toy", {"steps": ENOUGH})
-        wait_for_training(client)
-        # as if it had been validated on enough cases
-        known = {"intercept": 0.0, "slope": 0.9, "spread": 0.08, "cases": 9}
-        ModelRegistry(folder / "models" / "toy").annotate("v0001", cross_validation={"expectation": known})
         ARTEFACTS.mkdir(exist_ok=True)
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         # one profile for all, so that OHIF's scripts are read and compiled once
