@@ -17,6 +17,7 @@ from maml_app.network.refine import DIVISOR, Refiner
 
 LARGEST_VOX = 48  # a side of the crop, on fine grids
 NEAR_MM = 20.0  # further away, distances to clicks and to the border of the mask count alike
+RESERVE = 0.12  # of probability: changes that are less certain made labels worse as often as better
 UNIT = 4.0  # of logits: about as wide as normalised images then
 
 
@@ -35,12 +36,13 @@ class Refinement:
         return self.classifier.half(spacing_mm)
 
     def likely(self, scene: Scene, view: View) -> Array:
-        """How likely each voxel belongs to the structure, (X, Y, Z)."""
+        """How likely each voxel belongs to the structure, (X, Y, Z), less what speaks against a change."""
         crop = Crop(scene.newest.place, half(scene.spacing_mm), scene.mask.shape)
         part = crop.scene(scene.mask, [(mark.place, mark.says) for mark in scene.marks], scene.spacing_mm)
         by_network = scene.mask.astype(np.float64)
         by_network[crop.box] = self._answer(shown(part, view.cut(crop.box), crop, self.network.modalities), crop)
-        return np.asarray((by_network + self.classifier.likely(scene, view)) / 2)
+        likely = (by_network + self.classifier.likely(scene, view)) / 2
+        return np.asarray(likely - RESERVE if scene.newest.says else likely + RESERVE)
 
     @torch.inference_mode()
     def _answer(self, channels: torch.Tensor, crop: Crop) -> Array:
