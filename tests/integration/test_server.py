@@ -162,7 +162,12 @@ def request(running: Running, method: str, path: str) -> tuple[int, str]:
         ("GET", "/datastore/label?label=phantom_000&tag=../x", 404, "expected a label"),
         ("DELETE", "/datastore/label?id=phantom_000&tag=final", 405, "labels are only ever added"),
         ("DELETE", "/datastore/image?id=phantom_000", 405, "labels are only ever added"),
-        ("POST", "/infer/nosuch?image=phantom_000", 404, "expected a model of ['toy', 'toy_clicks'], got 'nosuch'"),
+        (
+            "POST",
+            "/infer/nosuch?image=phantom_000",
+            404,
+            "expected a model of ['toy', 'toy_clicks', 'toy_scribbles'], got 'nosuch'",
+        ),
         ("POST", "/infer/toy?image=nobody", 404, "unknown id 'nobody'"),
         ("POST", "/infer/toy?image=%2Fetc%2Fpasswd", 404, "unknown id '/etc/passwd'"),
     ],
@@ -303,4 +308,4 @@ def test_each_shipped_app_serves_its_own_task(tmp_path: Path, app: str) -> None:
     name = Path(app).name
     (tmp_path / "studies").mkdir()
     with Server(tmp_path / "studies", tmp_path / "log", app=app, conf={"models": str(tmp_path)}) as server:
-        assert list(MONAILabelClient(server.url).info()["models"]) == [name, f"{name}_clicks"]
+        assert list(MONAILabelClient(server.url).info()["models"]) == [name, f"{name}_clicks", f"{name}_scribbles"]
