@@ -16,6 +16,7 @@ SURE_DRAWN_MM = 1.0  # along a scribble: it shows by itself how far a person is 
 SURE_SHARE = 0.75  # of a place's distance to that border
 REACH_MM = 40.0  # a prompt changes nothing further away; less beside the border of the mask
 REACH_SHARE, REACH_LEAST_MM = 6.0, 10.0  # of its distance to that border, and what is added
+KEPT_MM = REACH_MM / 2  # from earlier prompts: whoever looks at them asks for no larger distance
 
 Box = tuple[slice, slice, slice]
 # a prompt's places as voxel indices (N, 3), not rounded, and whether the structure is there; a click has one place
@@ -27,18 +28,21 @@ class Mark:
 
     Attributes:
         places: voxel indices (N, 3), not rounded, one a voxel at most.
-        away: distance of each voxel to the nearest place, mm (X, Y, Z).
+        away: distance of each voxel to the nearest place, mm (X, Y, Z); beyond `far_mm` perhaps more than that.
         sure: up to which distance a voxel is as the prompt says, mm: by its nearest place's depth in the mask.
         reach: up to which distance anything changes, mm: by the deepest place that the mask contradicts.
         wrong: the voxels (W, 3) of the places that the mask contradicts; of all places where it contradicts none.
         beside: the voxels (X, Y, Z) next to those, which hang together with them.
     """
 
-    def __init__(self, places: Array, says: bool, mask: Array, depth: Array, spacing_mm: Sequence[float]) -> None:
+    def __init__(
+        self, path: Path, mask: Array, depth: Array, spacing_mm: Sequence[float], far_mm: float = np.inf
+    ) -> None:
+        places, says = path
         voxels, first = np.unique(_voxels(places, mask.shape), axis=0, return_index=True)
         self.places, self.says = places[first], says
         at = tuple(voxels.T)
-        nearest = _nearest(at, mask.shape, spacing_mm)
+        nearest = _nearest(voxels, mask.shape, spacing_mm, far_mm)
         axes = np.ogrid[tuple(slice(size) for size in mask.shape)]
         steps = zip(axes, np.moveaxis(self.places[nearest], -1, 0), spacing_mm, strict=True)
         x, y, z = (((axis - place) * edge) ** 2 for axis, place, edge in steps)
@@ -65,8 +69,8 @@ class Scene:
     def __init__(self, mask: Array, paths: Sequence[Path], spacing_mm: Sequence[float]) -> None:
         self.mask, self.spacing_mm = mask, spacing_mm
         self.depth = _depth(mask, spacing_mm)
-        self.marks = [Mark(places, says, mask, self.depth, spacing_mm) for places, says in paths]
-        self.newest = self.marks[-1]
+        self.newest = Mark(paths[-1], mask, self.depth, spacing_mm)
+        self.marks = [*(Mark(path, mask, self.depth, spacing_mm, KEPT_MM) for path in paths[:-1]), self.newest]
 
     @cached_property
     def sure(self) -> tuple[Array, Array]:
@@ -146,14 +150,17 @@ def _voxels(places: Array, shape: Sequence[int]) -> Array:
     return np.clip(np.round(places).astype(int), 0, np.array(shape) - 1)
 
 
-def _nearest(at: tuple[Array, ...], shape: tuple[int, ...], spacing_mm: Sequence[float]) -> Array:
-    """The number of the voxel, of those at three lists of indices, that is nearest to each one (X, Y, Z)."""
-    count = len(at[0])
-    if count == 1:
+def _nearest(voxels: Array, shape: tuple[int, ...], spacing_mm: Sequence[float], far_mm: float) -> Array:
+    """The number of that one of voxels (N, 3) that is nearest to each voxel (X, Y, Z); beyond `far_mm` any of them."""
+    if len(voxels) == 1:
         return np.zeros((1, 1, 1), dtype=int)  # to be broadcast: nothing to look for
-    number = np.full(shape, -1)
-    number[at] = np.arange(count)
-    nearest = ndimage.distance_transform_edt(
-        number < 0, sampling=spacing_mm, return_distances=False, return_indices=True
-    )
-    return np.asarray(number[tuple(nearest)])
+    margin = np.minimum(np.ceil(far_mm / np.array(spacing_mm)), shape).astype(int)
+    start = np.maximum(voxels.min(axis=0) - margin, 0)
+    box = _slices(start, np.minimum(voxels.max(axis=0) + margin + 1, shape))
+    number = np.zeros(shape, dtype=int)
+    others = np.ones_like(number[box], dtype=bool)
+    others[tuple((voxels - start).T)] = False
+    number[tuple(voxels.T)] = np.arange(len(voxels))
+    nearest = ndimage.distance_transform_edt(others, sampling=spacing_mm, return_distances=False, return_indices=True)
+    number[box] = number[box][tuple(nearest)]
+    return number

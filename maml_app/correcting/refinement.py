@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from maml_app.correcting.classifier import Classifier
-from maml_app.correcting.marks import REACH_MM, Crop, Mark, Scene
+from maml_app.correcting.marks import KEPT_MM, REACH_MM, Crop, Mark, Scene
 from maml_app.correcting.view import View, logit
 from maml_app.imaging.volume import Array
 from maml_app.network.refine import DIVISOR, Refiner
 
 LARGEST_VOX = 48  # a side of the crop around one place, on fine grids
-NEAR_MM = 20.0  # further away, distances to prompts and to the border of the mask count alike
+NEAR_MM = KEPT_MM  # further away, distances to prompts and to the border of the mask count alike
 UNIT = 4.0  # of logits: about as wide as normalised images then
 
 

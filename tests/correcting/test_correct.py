@@ -192,7 +192,7 @@ def test_along_a_path_each_place_is_as_sure_as_its_own_depth_lets_it() -> None:
     within, beyond = (np.asarray(ndimage.distance_transform_edt(part, sampling=spacing)) for part in (mask, ~mask))
     depth = np.where(mask, within, beyond)
     places = np.array([(x, 10.0, 6.0) for x in range(5, 22)])  # from within it out through its border
-    mark = Mark(places, True, mask, depth, spacing)
+    mark = Mark((places, True), mask, depth, spacing)
     index = np.indices(mask.shape).transpose(1, 2, 3, 0)
     apart = np.linalg.norm((index[..., None, :] - places) * spacing, axis=-1)
     np.testing.assert_allclose(mark.away, apart.min(axis=-1))
@@ -204,6 +204,10 @@ def test_along_a_path_each_place_is_as_sure_as_its_own_depth_lets_it() -> None:
     assert mark.reach == min(REACH_MM, REACH_LEAST_MM + REACH_SHARE * depth[21, 10, 6])
     assert sorted(mark.wrong[:, 0]) == list(range(15, 22))
     assert not mark.beside[:12].any()
+    earlier = Mark((places, True), mask, depth, spacing, 6.0)
+    near = mark.away <= 6.0
+    np.testing.assert_array_equal(earlier.away[near], mark.away[near])
+    assert (earlier.away[~near] > 6.0).all()
 
 
 @pytest.mark.parametrize("asked", ["t1", "flair"])
