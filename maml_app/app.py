@@ -20,6 +20,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
+from maml_app.correcting.correct import Corrector
 from maml_app.errors import MamlError, SettingsError
 from maml_app.machine import settle_threads
 from maml_app.network.compiled import is_installed
@@ -30,7 +31,7 @@ from maml_app.server.scratch import remove_left_behind, scratch_folder
 from maml_app.server.welcome import welcome
 from maml_app.settings import Settings
 from maml_app.stores.choice import choose_task, is_archive, open_studies
-from maml_app.tasks.correct import CLICKS, CorrectCase
+from maml_app.tasks.correct import CLICKS, SCRIBBLES, CorrectByClicks, CorrectByScribbles
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
 from maml_app.tasks.scoring import ScoreCases
@@ -80,7 +81,12 @@ class MamlApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         segmenting = SegmentCase(self.source, self.spec, self.registry, self.settings.engine)
-        return {self.spec.name: segmenting, f"{self.spec.name}{CLICKS}": CorrectCase(segmenting)}
+        name, corrector = self.spec.name, Corrector(self.spec)
+        return {
+            name: segmenting,
+            f"{name}{CLICKS}": CorrectByClicks(segmenting, corrector),
+            f"{name}{SCRIBBLES}": CorrectByScribbles(segmenting, corrector),
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         trainer = TrainEnsemble(

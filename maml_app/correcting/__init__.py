@@ -1,1 +1,1 @@
-"""Clicks that mend a label, seen in all modalities of its case."""
+"""Clicks and scribbles that mend a label, seen in all modalities of its case."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from maml_app.cases.case import Case
-from maml_app.correcting.correct import Click, Corrector, Marked, empty
+from maml_app.correcting.correct import Corrector, Marked, Prompt, empty
 from maml_app.evaluation.metrics import dice
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array, Volume
@@ -39,7 +39,7 @@ class Session:
         return sum(new < old for old, new in itertools.pairwise(after))
 
 
-def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator) -> Click | None:
+def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator) -> Prompt | None:
     """Where a person would click next: inside the largest connected part of what is wrong; None if nothing is.
 
     Args:
@@ -54,8 +54,7 @@ def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator
     depth = ndimage.distance_transform_edt(largest, sampling=label.grid.spacing_mm)
     places = np.argwhere(depth >= NEAR_MIDDLE * depth.max())
     place = places[rng.integers(len(places))]
-    x, y, z = (label.affine @ (*place, 1.0))[:3]
-    return Click((float(x), float(y), float(z)), bool(wanted[tuple(place)]))
+    return Prompt((label.affine @ (*place, 1.0))[None, :3], bool(wanted[tuple(place)]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class Annotator:
     def play(self, case: Case, truth: Volume, start: Volume, value: int) -> Session:
         """Click on one label, beginning with a label map on the truth's grid."""
         rng = np.random.default_rng(0)
-        label, clicks, seconds = start, list[Click](), list[float]()
+        label, clicks, seconds = start, list[Prompt](), list[float]()
         scores = [dice(label.voxels, truth.voxels, [value]) or 0.0]
         for _ in range(self.rounds):
             click = next_click(label, truth.voxels, value, rng)

@@ -1,7 +1,7 @@
-"""A classifier of one case, learnt from clicks: what belongs together around them, in all modalities at once.
+"""A classifier of one case, learnt from prompts: what belongs together around them, in all modalities at once.
 
 A logistic regression over the images at three scales and what a model says of them. It learns from this case alone: the
-places that were clicked count most, and the present mask counts the more the deeper a voxel lies in it or outside it.
+places of prompts count most, and the present mask counts the more the deeper a voxel lies in it or outside it.
 It needs no model and no training before.
 """
 
@@ -19,17 +19,17 @@ from maml_app.imaging.volume import Array
 
 DEEP_MM = 10.0  # from its border on, what the mask says counts fully
 DOUBTED_SHARE = 0.5  # of its reach: there the mask's opinion counts less where it says otherwise
-WILL = {True: 0.1, False: 0.4}  # how much likelier a click makes it beside it that something belongs, or does not
-CLICKED = 20.0  # what a voxel beside a click counts, against one deep in the mask
+WILL = {True: 0.1, False: 0.4}  # how much likelier a prompt makes it beside it that something belongs, or does not
+MARKED = 20.0  # what a voxel beside a prompt counts, against one deep in the mask
 SCALES = (1.0, 2.0)  # of the smoothed images, voxels
 STIFFNESS = 0.1  # inverse strength of the regularisation
 
 
 class Classifier:
-    """Learns anew at each click."""
+    """Learns anew at each prompt."""
 
     def half(self, spacing_mm: Sequence[float]) -> Array:
-        """Half the sides (3,) of the crop around a click that it looks at, voxels."""
+        """Half the sides (3,) of the crop around a place that it looks at, voxels."""
         half: Array = np.ceil(2 * REACH_MM / np.array(spacing_mm)).astype(int)
         return half
 
@@ -42,7 +42,7 @@ class Classifier:
         for mark in scene.marks:
             doubted = (mark.away <= DOUBTED_SHARE * mark.reach) & (mask != mark.says)
             weight[doubted] *= 0.3 * (mark.away[doubted] / (DOUBTED_SHARE * mark.reach)) ** 2
-        weight[sure_in | sure_out] = CLICKED
+        weight[sure_in | sure_out] = MARKED
         likely = _likelihood(_features(view), truth, weight, newest.away <= 1.5 * newest.reach)
         will = WILL[newest.says] * np.clip(1 - newest.away / newest.reach, 0, 1)
         return np.asarray(likely + (will if newest.says else -will))

@@ -1,4 +1,4 @@
-"""A label map and a click in space become the label map after the click, on the grid of the image that is looked at."""
+"""A label map and a prompt in space become the label map after it, on the grid of the image that is looked at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.classifier import Classifier
-from maml_app.correcting.marks import Crop, Scene
+from maml_app.correcting.marks import Crop, Path, Scene, within
 from maml_app.correcting.refinement import Refinement
 from maml_app.correcting.view import View, view
 from maml_app.errors import CaseError
@@ -26,29 +26,33 @@ from maml_app.versions.predict import Model, look
 
 
 @dataclass(frozen=True, eq=False)
-class Click:
-    """A place in mm, RAS, that belongs to the structure, or does not."""
+class Prompt:
+    """Places in mm, RAS, that belong to the structure, or do not: the one of a click, or those along a scribble.
 
-    place_mm: tuple[float, float, float]
+    Attributes:
+        path_mm: (N, 3); of a scribble at least one in each voxel that it passes through, as of `along`.
+    """
+
+    path_mm: Array
     inside: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """The label that is clicked, and its clicks; the last `newest` of them are to be applied, the others were."""
+    """The label that is mended, and its prompts; the last `newest` of them are to be applied, the others were."""
 
     value: int
-    clicks: Sequence[Click]
+    prompts: Sequence[Prompt]
     newest: int = 1
 
     @property
-    def applied(self) -> Sequence[Click]:
-        return self.clicks[len(self.clicks) - self.newest :]
+    def applied(self) -> Sequence[Prompt]:
+        return self.prompts[len(self.prompts) - self.newest :]
 
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """The label map after the clicks, and what the label gained and lost, ml."""
+    """The label map after the prompts, and what the label gained and lost, ml."""
 
     label: Volume
     gained_ml: float
@@ -56,10 +60,10 @@ class Corrected:
 
 
 class Finder(Protocol):
-    """What finds what belongs to a label around a click: a refinement, or a classifier."""
+    """What finds what belongs to a label around a prompt: a refinement, or a classifier."""
 
     def half(self, spacing_mm: Sequence[float]) -> Array:
-        """Half the sides (3,) of the crop around a click that it looks at, voxels."""
+        """Half the sides (3,) of the crop around a place that it looks at, voxels."""
 
     def likely(self, scene: Scene, view: View) -> Array:
         """How likely each voxel belongs to the label, (X, Y, Z), in the part of the image that is in the crop."""
@@ -69,10 +73,10 @@ class Corrector:
     """Mends label maps of cases; with a model it looks through its eyes, without one at the images alone.
 
     A model's refinement tells what belongs to the label, where it has one, else a classifier of the case.
-    What was seen of a case is kept: the first click costs an inference, the next ones do not.
+    What was seen of a case is kept: the first prompt costs an inference, the next ones do not.
 
     Args:
-        sees: names of the modalities that clicks look at; all of them if there are none.
+        sees: names of the modalities that prompts look at; all of them if there are none.
     """
 
     def __init__(self, spec: TaskSpec, sees: Sequence[str] = ()) -> None:
@@ -81,30 +85,30 @@ class Corrector:
         self._bare = Kept()
 
     def correct(self, case: Case, label: Volume, marked: Marked, model: Model | None) -> Corrected:
-        """The label map after the newest clicks; the ones before them are kept to.
+        """The label map after the newest prompts; the ones before them are kept to.
 
         Args:
-            label: on the grid of any image of the case; the answer is on it too. Only voxels within reach of a click
-                that is applied change, and of other labels none.
+            label: on the grid of any image of the case; the answer is on it too. Only voxels within reach of a
+                prompt that is applied change, and of other labels none.
 
         Raises:
-            CaseError: a click lies outside of what can be seen of the case, or none of its images can be used.
+            CaseError: a prompt lies outside of what can be seen of the case, or none of its images can be used.
         """
         seen = look(model, case, self.spec) if model else self._look(case)
         grid = seen.prepared.grid
-        for click in marked.clicks:
-            place = _index(grid, click)
-            if (place < -0.5).any() or (place > np.array(grid.shape) - 0.5).any():
+        paths = [(within(_on(grid, prompt.path_mm), grid.shape), prompt.inside) for prompt in marked.prompts]
+        for prompt, (places, _) in zip(marked.prompts, paths, strict=True):
+            if not len(places):
                 raise CaseError(
-                    f"case {case.id}: expected clicks within the images, got one at "
-                    f"{', '.join(f'{axis:.0f}' for axis in click.place_mm)} mm (RAS)"
+                    f"case {case.id}: expected clicks and scribbles within the images, got one at "
+                    f"{', '.join(f'{axis:.0f}' for axis in prompt.path_mm[0])} mm (RAS)"
                 )
         before = _onto(label.voxels == marked.value, label.grid, grid)
         after = before
         refiner = model.checkpoint.refiner if model else None
         finder = Refinement(refiner) if refiner else Classifier()
-        for last in range(len(marked.clicks) - marked.newest, len(marked.clicks)):
-            after = self._after(seen, after, marked.value, marked.clicks[: last + 1], finder)
+        for last in range(len(paths) - marked.newest, len(paths)):
+            after = self._after(seen, after, marked.value, paths[: last + 1], finder)
         return _brought(label, marked, grid, before, after)
 
     def _look(self, case: Case) -> Seen:
@@ -115,23 +119,41 @@ class Corrector:
 
         return self._bare.of(content_key(case, list(case.images)), see)
 
-    def _after(self, seen: Seen, mask: Array, value: int, clicks: Sequence[Click], finder: Finder) -> Array:
-        """The mask on the network's grid after the newest click, worked out on a crop around it."""
+    def _after(self, seen: Seen, mask: Array, value: int, paths: Sequence[Path], finder: Finder) -> Array:
+        """The mask on the network's grid after the newest prompt, worked out on a crop around it."""
         grid = seen.prepared.grid
-        places = [(_index(grid, click), click.inside) for click in clicks]
-        crop = Crop(places[-1][0], finder.half(grid.spacing_mm), mask.shape)
-        scene = crop.scene(mask, places, grid.spacing_mm)
+        crop = Crop(paths[-1][0], finder.half(grid.spacing_mm), mask.shape)
+        scene = crop.scene(mask, paths, grid.spacing_mm)
         result = mask.copy()
         part = view(seen, value, self.sees).cut(crop.box)
         result[crop.box] = scene.mended(finder.likely(scene, part) > 0.5)
         return result
 
 
-def _index(grid: Grid, click: Click) -> Array:
-    """The place of a click as voxel index (3,) of a grid, not rounded."""
+def along(points_mm: Array, grid: Grid) -> Array:
+    """Places (N, 3) along the line through points (P, 3), mm: one in each voxel of a grid that it passes through.
+
+    They lie midway between the voxel's borders on the line; of a single point there is that point.
+    """
+    if len(points_mm) == 1:
+        return points_mm
+    index = _on(grid, points_mm)
+    found = []
+    for start, way, first, last in zip(points_mm, np.diff(points_mm, axis=0), index, index[1:], strict=False):
+        shares = [0.0, 1.0]  # of the way, where it leaves a voxel
+        for low, high in zip(first, last, strict=True):
+            borders = np.arange(np.ceil(min(low, high) - 0.5), max(low, high) - 0.5) + 0.5
+            shares += ((borders - low) / (high - low)).tolist()
+        shares.sort()
+        middles = (np.array(shares[1:]) + shares[:-1]) / 2
+        found.append(start + middles[:, None] * way)
+    return np.concatenate(found)
+
+
+def _on(grid: Grid, points_mm: Array) -> Array:
+    """Points (N, 3), mm, as voxel indices of a grid, not rounded."""
     inverse = np.linalg.inv(grid.affine)
-    index: Array = inverse[:3, :3] @ np.array(click.place_mm) + inverse[:3, 3]
-    return index
+    return np.asarray((inverse[:3, :3] @ points_mm[:, :, None])[..., 0] + inverse[:3, 3])
 
 
 def _onto(mask: Array, source: Grid, target: Grid) -> Array:
@@ -140,14 +162,13 @@ def _onto(mask: Array, source: Grid, target: Grid) -> Array:
 
 
 def _brought(label: Volume, marked: Marked, grid: Grid, before: Array, after: Array) -> Corrected:
-    """What changed on the network's grid, changed on the label's: a clicked voxel is always as the click says."""
+    """What changed on the network's grid, changed on the label's: a voxel of a prompt is always as it says."""
     inside = _onto(after, grid, label.grid)
     # the finer outline stays where nothing changed
     changed = inside != _onto(before, grid, label.grid)
-    for click in marked.applied:
-        place = np.round(_index(label.grid, click)).astype(int)
-        if ((place >= 0) & (place < label.voxels.shape)).all():
-            changed[tuple(place)], inside[tuple(place)] = True, click.inside
+    for prompt in marked.applied:
+        places = within(np.round(_on(label.grid, prompt.path_mm)).astype(int), label.voxels.shape)
+        changed[tuple(places.T)], inside[tuple(places.T)] = True, prompt.inside
     gained = changed & inside & (label.voxels == 0)
     lost = changed & ~inside & (label.voxels == marked.value)
     voxels = label.voxels.copy()

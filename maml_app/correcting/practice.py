@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from maml_app.correcting.annotator import next_click
-from maml_app.correcting.marks import Crop, Place, Scene
+from maml_app.correcting.marks import Crop, Path, Scene
 from maml_app.correcting.refinement import filled, half, shown
 from maml_app.correcting.view import View, logit
 from maml_app.imaging.volume import Array, Volume
@@ -64,20 +64,20 @@ class Play:
         lesson = _turned(_part(lesson, 2 * ARENA * half(lesson.spacing_mm), rng), rng)
         self.truth = lesson.truth
         self.view, self.mask = begun(lesson, rng)
-        self.places: list[Place] = []
+        self.paths: list[Path] = []
         self.rounds = rng.integers(1, ROUNDS + 1)
 
     def step(self) -> Step | None:
         """The next click, into the largest error; None after the last."""
-        if len(self.places) == self.rounds:
+        if len(self.paths) == self.rounds:
             return None
         label = Volume(self.mask.astype(np.uint8), np.diag([*self.spacing_mm, 1.0]))
         click = next_click(label, self.truth.astype(np.uint8), 1, self.rng)
         if click is None:
             return None
-        self.places.append((np.array(click.place_mm) / self.spacing_mm, click.inside))
-        crop = Crop(self.places[-1][0], half(self.spacing_mm), self.mask.shape)
-        scene = crop.scene(self.mask, self.places, self.spacing_mm)
+        self.paths.append((click.path_mm / self.spacing_mm, click.inside))
+        crop = Crop(self.paths[-1][0], half(self.spacing_mm), self.mask.shape)
+        scene = crop.scene(self.mask, self.paths, self.spacing_mm)
         channels = shown(scene, self.view.cut(crop.box), crop, self.modalities)
         return Step(scene, crop, channels, filled(self.truth[crop.box][None], crop))
 

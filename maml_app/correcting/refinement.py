@@ -1,4 +1,4 @@
-"""A trained network at work on a click: what it is shown, and how likely each voxel belongs to the label then."""
+"""A trained network at work on a prompt: what it is shown, and how likely each voxel belongs to the label then."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional as F
 
 from maml_app.correcting.classifier import Classifier
-from maml_app.correcting.marks import REACH_MM, Crop, Mark, Scene
+from maml_app.correcting.marks import KEPT_MM, REACH_MM, Crop, Mark, Scene
 from maml_app.correcting.view import View, logit
 from maml_app.imaging.volume import Array
 from maml_app.network.refine import DIVISOR, Refiner
 
-LARGEST_VOX = 48  # a side of the crop, on fine grids
-NEAR_MM = 20.0  # further away, distances to clicks and to the border of the mask count alike
+LARGEST_VOX = 48  # a side of the crop around one place, on fine grids
+NEAR_MM = KEPT_MM  # further away, distances to prompts and to the border of the mask count alike
 RESERVE = 0.12  # of probability, beyond a half: without it three times as many clicks made a label worse
 UNIT = 4.0  # of logits: about as wide as normalised images then
 
@@ -32,13 +32,13 @@ class Refinement:
     classifier: Classifier = field(default_factory=Classifier)
 
     def half(self, spacing_mm: Sequence[float]) -> Array:
-        """Half the sides (3,) of the crop around a click that it looks at, voxels."""
+        """Half the sides (3,) of the crop around a place that it looks at, voxels."""
         return self.classifier.half(spacing_mm)
 
     def likely(self, scene: Scene, view: View) -> Array:
         """How likely each voxel belongs to the structure, (X, Y, Z), less what speaks against a change."""
-        crop = Crop(scene.newest.place, half(scene.spacing_mm), scene.mask.shape)
-        part = crop.scene(scene.mask, [(mark.place, mark.says) for mark in scene.marks], scene.spacing_mm)
+        crop = Crop(scene.newest.places, half(scene.spacing_mm), scene.mask.shape)
+        part = crop.scene(scene.mask, [(mark.places, mark.says) for mark in scene.marks], scene.spacing_mm)
         by_network = scene.mask.astype(np.float64)
         by_network[crop.box] = self._answer(shown(part, view.cut(crop.box), crop, self.network.modalities), crop)
         likely = (by_network + self.classifier.likely(scene, view)) / 2
@@ -52,7 +52,7 @@ class Refinement:
 
 
 def half(spacing_mm: Sequence[float]) -> Array:
-    """Half the sides (3,) of the network's crop around a click, voxels: as far as it reaches, on fine grids less."""
+    """Half the sides (3,) of the network's crop around a place, voxels: as far as it reaches, on fine grids less."""
     sides = np.ceil((2 * REACH_MM / np.array(spacing_mm) + 1) / DIVISOR) * DIVISOR
     halves: Array = np.minimum(sides, LARGEST_VOX).astype(int) // 2
     return halves
@@ -86,7 +86,7 @@ def filled(channels: Array, crop: Crop) -> torch.Tensor:
 
 
 def _nearness(scene: Scene, says: bool) -> Array:
-    """1 at a click that says so, falling to 0 around it.
+    """1 at a prompt that says so, falling to 0 around it.
 
     Distances are Euclidean: as a guidance they did better than Gaussians in autoPET IV (arXiv 2508.21680).
     """
@@ -95,5 +95,5 @@ def _nearness(scene: Scene, says: bool) -> Array:
 
 
 def _call(newest: Mark) -> Array:
-    """Where the newest click reaches, and what it says: 1 or -1 at its place."""
+    """Where the newest prompt reaches, and what it says: 1 or -1 at its places."""
     return np.asarray(np.maximum(1 - newest.away / newest.reach, 0) * (1 if newest.says else -1))

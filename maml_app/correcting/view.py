@@ -1,4 +1,4 @@
-"""What clicks see of one label of a case, whichever of its modalities are there."""
+"""What prompts see of one label of a case, whichever of its modalities are there."""
 
 from __future__ import annotations
 

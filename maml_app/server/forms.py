@@ -8,7 +8,16 @@ from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from fastapi import HTTPException
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from maml_app.cases.history import Proposal, Told
 from maml_app.labelling.incoming import Segment as Known
@@ -28,6 +37,7 @@ Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,2})?)?$")]
 Voxel = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(min_length=3, max_length=3)]
 Clicks = Annotated[list[Voxel], Field(max_length=1000)]
+Point = Annotated[list[Annotated[float, Field(ge=-1e5, le=1e5)]], Field(min_length=3, max_length=3)]
 
 
 class Form(BaseModel):
@@ -36,6 +46,23 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     client_id: Text | None = None
+
+
+class Segment(BaseModel):
+    """One segment of a label map as a viewer numbers it; 3D Slicer's scribbles call the number `id`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Text
+    idx: Annotated[int, Field(ge=1, le=255)] | None = Field(None, validation_alias=AliasChoices("idx", "id"))
+
+
+LabelInfo = Annotated[list[Segment], Field(max_length=255)]
+
+
+def segments(label_info: list[Segment]) -> list[Known]:
+    """What the values of a label map mean; a segment without a number has its place in the list."""
+    return [Known(segment.name, segment.idx or number) for number, segment in enumerate(label_info, start=1)]
 
 
 class Extension(StrEnum):
@@ -60,7 +87,7 @@ class InferParams(Form):
     logging: Text = ""
     label_tag: Text = ""
     label: Text | None = None
-    label_info: Annotated[list[dict[str, Any]], Field(max_length=255)] = []
+    label_info: LabelInfo = []
     selected_label_name: Text = ""
     foreground: Clicks = []
     background: Clicks = []
@@ -81,23 +108,24 @@ class InferParams(Form):
     def task_request(self) -> dict[str, Any]:
         """What the infer task reads."""
         names = {"grid", "convention", "device", "result_extension", "foreground", "background", "label"}
+        names |= {"selected_label_name", "label_info"}
         return self.model_dump(mode="json", include=names) | {"result_compress": self.result_compress}
 
 
-class Point(BaseModel):
-    """A click: where, in mm of the patient (LPS, as DICOM), and whether the label is there."""
+class PromptParams(BaseModel):
+    """A click or scribble: its points in mm of the patient (LPS, as DICOM), and whether the label is there."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    place: Annotated[list[Annotated[float, Field(ge=-1e5, le=1e5)]], Field(min_length=3, max_length=3)]
+    path: Annotated[list[Point], Field(min_length=1, max_length=500)]
     inside: bool
 
 
 class CorrectParams(Form):
-    """What a correction may be told: the label that is clicked, and its clicks, the newest last."""
+    """What a correction may be told: the label that is mended, and its prompts, the newest last."""
 
     label: Text
-    clicks: Annotated[list[Point], Field(min_length=1, max_length=200)]
+    prompts: Annotated[list[PromptParams], Field(min_length=1, max_length=200)]
 
 
 class TrainParams(Form):
@@ -127,19 +155,10 @@ class NextParams(Form):
     skip: Annotated[str, StringConstraints(max_length=300, pattern=r"^[\x20-\x7e]*$")] | None = None
 
 
-class Segment(BaseModel):
-    """One segment of a label map as a viewer numbers it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: Text
-    idx: Annotated[int, Field(ge=1, le=255)] | None = None
-
-
 class LabelParams(Form):
     """What may be told about a label that is saved."""
 
-    label_info: Annotated[list[Segment], Field(max_length=255)] = []
+    label_info: LabelInfo = []
     author: Text | None = None
     drawn: Annotated[str, StringConstraints(pattern=r"^(MANUAL|SEMIAUTOMATIC|AUTOMATIC)$")] | None = None
     model_version: Text | None = None
@@ -160,10 +179,6 @@ class LabelParams(Form):
             seconds=self.seconds,
             comment=self.comment or "",
         )
-
-    def segments(self) -> list[Known]:
-        """What the values mean, if they are the viewer's own."""
-        return [Known(segment.name, segment.idx or number) for number, segment in enumerate(self.label_info, start=1)]
 
 
 class Judgement(Form):

@@ -55,9 +55,9 @@ def extension_of(name: str | None) -> str:
     raise HTTPException(415, f"expected a file named *.nii, *.nii.gz or *.nrrd, got {lower[-20:]!r}")
 
 
-def keep(sent: BinaryIO | Any, folder: Path, extension: str) -> Path:
+def keep(sent: BinaryIO | Any, folder: Path, extension: str, name: str = "sent") -> Path:
     """Write what was sent to a file in the folder."""
-    path = folder / f"sent{extension}"
+    path = folder / f"{name}{extension}"
     with path.open("xb") as file:
         shutil.copyfileobj(sent, file)
     return path

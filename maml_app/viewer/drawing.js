@@ -4,7 +4,7 @@ import { copySlice, restore } from './slices.js';
 import { interpolate, lesions } from './shapes.js';
 import { press, showLesions } from './panel.js';
 
-const LOOKING = [undefined, 'WindowLevel', 'Click']; // tools that draw nothing with the mouse
+const LOOKING = [undefined, 'WindowLevel', 'Click', 'Scribble']; // tools that draw nothing themselves
 
 export class Drawing {
   constructor(app) {
@@ -89,7 +89,7 @@ export class Drawing {
 
   undo() {
     this.move(planes => this.app.work.steps.undo(planes));
-    this.app.clicks.undone();
+    this.app.prompts.undone();
   }
 
   redo() {

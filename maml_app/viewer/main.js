@@ -14,7 +14,7 @@ import { Saving } from './saving.js';
 import { Cases } from './cases.js';
 import { Training } from './training.js';
 import { Overlay } from './overlay.js';
-import { Clicks } from './clicks.js';
+import { Prompts } from './prompts.js';
 
 const DRAFT_MS = 2000; // how often it is asked whether a draft is due
 const SETTLED_MS = 150;
@@ -40,7 +40,7 @@ class App {
     this.cases = new Cases(this);
     this.training = new Training(this);
     this.overlay = new Overlay(this);
-    this.clicks = new Clicks(this);
+    this.prompts = new Prompts(this);
   }
 
   /** Whether our panel is on the page. */
@@ -176,6 +176,10 @@ class App {
   key(event) {
     const field = /^(input|select|textarea)$/i.test(event.target.tagName);
     const typing = field && !['checkbox', 'radio'].includes(event.target.type);
+    if (event.key === 'Escape' && this.shown()) {
+      this.escape();
+      return;
+    }
     if (!this.shown() || typing || this.busy) {
       return;
     }
@@ -204,6 +208,13 @@ class App {
     event.stopPropagation();
   }
 
+  /** Whatever is being drawn or runs, and can be cancelled, is. */
+  escape() {
+    if (!this.prompts.drop()) {
+      this.cases.running?.abort();
+    }
+  }
+
   /** A mode of OHIF's was entered. */
   enter(commandsManager) {
     this.leave();
@@ -227,11 +238,13 @@ class App {
     const listen = (target, name, action) =>
       target.addEventListener(name, action, { signal: this.listening.signal, capture: true });
     listen(document, 'keydown', event => this.key(event));
-    listen(document, 'pointerdown', event => this.clicks.down(event));
+    listen(document, 'pointerdown', event => this.shown() && this.prompts.down(event));
+    listen(document, 'pointermove', event => this.prompts.move(event));
+    listen(document, 'pointercancel', () => this.prompts.drop());
     listen(document, 'pointerup', event => {
       setTimeout(() => this.shown() && this.drawing.drawn(), SETTLED_MS);
       if (this.shown()) {
-        this.clicks.up(event);
+        this.prompts.up(event);
       }
     });
     listen(window, 'beforeunload', event => {
@@ -252,6 +265,7 @@ class App {
   /** It was left: nothing of ours goes on. */
   leave() {
     this.viewer.leave();
+    this.prompts.drop();
     this.listening?.abort();
     this.observer?.disconnect();
     clearInterval(this.watch);

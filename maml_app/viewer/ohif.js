@@ -325,20 +325,32 @@ export class Viewer {
     this.render();
   }
 
-  /** Where a mouse event lies in the patient (LPS, mm), on a series of the case shown as acquired; null elsewhere. */
-  placeAt(event) {
+  /** Where a mouse event is: the viewport and the place (LPS, mm); null where no series is shown as acquired. */
+  placeAt({ target, clientX, clientY }) {
     for (const { viewportId } of this.views()) {
       const viewport = this.cornerstone(viewportId);
-      if (viewport && viewport.element.contains(event.target) && this.acquired(viewportId)) {
-        const { left, top } = viewport.canvas.getBoundingClientRect();
-        return [...viewport.canvasToWorld([event.clientX - left, event.clientY - top])];
+      // before a viewport is active, what lies around it gets the events
+      if (
+        viewport &&
+        this.acquired(viewportId) &&
+        (viewport.element.contains(target) || target.contains(viewport.element))
+      ) {
+        const { left, right, top, bottom } = viewport.canvas.getBoundingClientRect();
+        if (left <= clientX && clientX < right && top <= clientY && clientY < bottom) {
+          return { viewportId, place: [...viewport.canvasToWorld([clientX - left, clientY - top])] };
+        }
       }
     }
     return null;
   }
 
+  activate(viewportId) {
+    this.service('viewportGridService').setActiveViewportId(viewportId);
+  }
+
   useTool(tool, size) {
-    const toolName = tool === 'Click' ? 'WindowLevel' : tool; // our own; a drag still changes the window
+    const ours = ['Click', 'Scribble'].includes(tool);
+    const toolName = ours ? 'WindowLevel' : tool; // with Click a drag still changes the window
     for (const toolGroupId of TOOL_GROUPS) {
       this.managers.commandsManager.runCommand('setToolActive', { toolName, toolGroupId });
       window.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(toolGroupId, size);

@@ -6,9 +6,14 @@ import { Labels } from './labels.js';
 const MESSAGE =
   'position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;min-height:2.5em';
 const PRESSED = '2px solid #ffd23c';
+const MENDS = {
+  Click: ': adds what belongs together around it; with Shift takes away',
+  Scribble: ': drag; adds what belongs together along it; with Shift takes away',
+};
 
 export const TOOLS = [
   ['Click', 'Click', 'k'],
+  ['Scribble', 'Scribble', 'd'],
   ['CircularBrush', 'Brush', 'b'],
   ['SphereBrush', 'Sphere', 's'],
   ['ThresholdCircularBrush', 'Threshold', 't'],
@@ -60,7 +65,7 @@ export function build(task, on) {
   for (const [tool, name, key] of TOOLS) {
     const one = button(name, tool, () => on.tool(tool));
     one.setAttribute('aria-pressed', 'false');
-    one.title = `${name} (${key.toUpperCase()})${tool === 'Click' ? ': adds around it; with Shift takes away' : ''}`;
+    one.title = `${name} (${key.toUpperCase()})${MENDS[tool] || ''}`;
     made.tools.set(tool, one);
   }
   made.train = button('Train', 'train', on.train);
@@ -109,7 +114,8 @@ const OTHER_KEYS = [
   '1–9 label',
   'V show or hide',
   'X cross-hairs',
-  'Shift+click takes away',
+  'Shift+click or scribble takes away',
+  'Esc cancels',
 ];
 
 function keys() {

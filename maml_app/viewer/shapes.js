@@ -77,6 +77,25 @@ export function interpolate(planes, names, columns, value) {
   return filled;
 }
 
+/**
+ * A line of at most so many of its points, ends included: again and again the one goes that changes the line least
+ * (Visvalingam and Whyatt 1993, 10.1179/000870493786962263), by the area of the triangle with its neighbours.
+ */
+export function thinned(points, most) {
+  const kept = [...points];
+  while (kept.length > most) {
+    const areas = kept.slice(1, -1).map((point, index) => area(kept[index], point, kept[index + 2]));
+    kept.splice(1 + areas.indexOf(Math.min(...areas)), 1);
+  }
+  return kept;
+}
+
+/** Of a parallelogram in space, twice a triangle's: the length of the cross product. */
+function area(a, b, c) {
+  const [[ux, uy, uz], [vx, vy, vz]] = [b, c].map(point => point.map((axis, index) => axis - a[index]));
+  return Math.hypot(uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx);
+}
+
 /** Distance to the border in voxels, below zero inside. */
 export function signedDistance(plane, columns, value) {
   const inside = distance(plane, columns, drawn => drawn !== value);

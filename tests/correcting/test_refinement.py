@@ -14,7 +14,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting import practice, trial
 from maml_app.correcting.annotator import Annotator
-from maml_app.correcting.correct import Click, Corrector, Marked, empty
+from maml_app.correcting.correct import Corrector, Marked, Prompt, along, empty
 from maml_app.correcting.marks import Crop
 from maml_app.correcting.practice import Lesson, begun, practise
 from maml_app.correcting.refinement import half, shown
@@ -69,9 +69,9 @@ def lesson(seed: int = 0, modalities: int = 2) -> Lesson:
 def test_the_network_is_shown_distances_in_mm_on_a_whole_crop(place: tuple[int, int, int]) -> None:
     seen = lesson().view
     mask = ball((12, 10, 6), 20)
-    crop = Crop(np.array(place), half(SPACING), SHAPE)
+    crop = Crop(np.array([place]), half(SPACING), SHAPE)
     earlier = np.array(place) - np.array((1.0, 2.0, 0.0))
-    scene = crop.scene(mask, [(earlier, False), (np.array(place), True)], SPACING)
+    scene = crop.scene(mask, [(earlier[None], False), (np.array([place]), True)], SPACING)
     channels = shown(scene, replace(seen, fused=None).cut(crop.box), crop, 3).numpy()
     assert channels.shape == (3 * 3 + 5, *2 * half(SPACING))
     inner = channels[:, *crop.inner]
@@ -91,13 +91,32 @@ def test_the_network_is_shown_distances_in_mm_on_a_whole_crop(place: tuple[int, 
 
 def test_new_weights_change_nothing_and_the_crop_reaches_as_far_as_a_click() -> None:
     mask = ball((12, 10, 6), 20)
-    crop = Crop(np.array((12, 10, 6)), half(SPACING), SHAPE)
-    scene = crop.scene(mask, [(np.array((12.0, 10.0, 6.0)), False)], SPACING)
+    crop = Crop(np.array([(12, 10, 6)]), half(SPACING), SHAPE)
+    scene = crop.scene(mask, [(np.array([(12.0, 10.0, 6.0)]), False)], SPACING)
     with torch.inference_mode():
         logits = Refiner(2).eval()(shown(scene, lesson().view.cut(crop.box), crop, 2)[None])[0]
     np.testing.assert_array_equal(logits[crop.inner] > 0, scene.mask)
     assert (half((4.0, 4.0, 5.0)) * (4, 4, 5) >= 40).all()
     assert (half((0.5, 1.0, 8.0)) * 2 == (48, 48, 12)).all()
+
+
+@pytest.mark.parametrize("way", [(0, 0, 0), (5, 0, 2), (22, 18, 11)], ids=["a place", "a path", "across the image"])
+def test_the_crop_spans_the_path_and_can_be_halved_as_often_as_the_network_does(way: tuple[int, int, int]) -> None:
+    first, last = np.array((1.0, 1.0, 0.0)), np.array((1.0, 1.0, 0.0)) + way
+    places = first + np.linspace(0, 1, 23)[:, None] * (last - first)
+    crop = Crop(places, half(SPACING), SHAPE)
+    assert not (crop.sides % DIVISOR).any()
+    assert (crop.sides >= 2 * half(SPACING) + way).all()
+    assert (crop.sides < 2 * half(SPACING) + np.array(way) + DIVISOR).all()
+    mask = ball((12, 10, 6), 20)
+    scene = crop.scene(mask, [(places, True)], SPACING)
+    channels = shown(scene, lesson().view.cut(crop.box), crop, 2)
+    assert channels.shape[1:] == tuple(crop.sides)
+    call = channels[-1].numpy()[crop.inner]
+    at = tuple((np.round(places).astype(int) - crop.start).T)
+    np.testing.assert_allclose(call[at], 1, atol=0.2)  # at the path, as far as it is from the voxels' middles
+    with torch.inference_mode():
+        assert Refiner(2).eval()(channels[None]).shape[1:] == tuple(crop.sides)
 
 
 @pytest.fixture
@@ -123,17 +142,21 @@ def test_the_rules_of_clicks_hold_whatever_the_network_finds(case: Case, found: 
     label[22:24, 10:18, 8:12] = 1  # another label
     label[34:36, 22:26, 18:20] = 2  # brush work elsewhere
 
-    def click(place: tuple[int, int, int], inside: bool) -> Click:
-        x, y, z = (grid.affine @ (*place, 1.0))[:3]
-        return Click((float(x), float(y), float(z)), inside)
+    def click(place: tuple[int, int, int], inside: bool) -> Prompt:
+        return Prompt((grid.affine @ (*place, 1.0))[None, :3], inside)
 
-    kept, newest = click((12, 10, 8), True), click((18, 18, 12), False)
-    marked = Marked(2, [kept, newest] if not found else [click((12, 10, 8), False), click((26, 14, 10), True)])
+    def scribble(first: tuple[int, int, int], last: tuple[int, int, int], inside: bool) -> Prompt:
+        return Prompt(along(np.concatenate([click(place, inside).path_mm for place in (first, last)]), grid), inside)
+
+    kept, newest = click((12, 10, 8), True), scribble((18, 18, 12), (21, 22, 13), False)
+    if found:
+        kept, newest = click((12, 10, 8), False), scribble((26, 14, 10), (33, 19, 12), True)
+    marked = Marked(2, [kept, newest])
     result = Corrector(BRATS).correct(case, Volume(label, grid.affine), marked, Model("m", network, checkpoint, CPU))
     after = result.label.voxels
     np.testing.assert_array_equal(after == 1, label == 1)
     if found:  # a click inside adds, and takes nothing away
-        assert after[26, 14, 10] == 2
+        assert after[26, 14, 10] == after[33, 19, 12] == after[30, 17, 11] == 2
         assert result.lost_ml == 0 < result.gained_ml
     else:
         assert after[18, 18, 12] == 0
@@ -167,7 +190,7 @@ def test_practice_learns_what_images_show_and_can_be_repeated(monkeypatch: pytes
         assert torch.equal(weight, again.state_dict()[name])
     unseen = lesson(9)
     mask = np.asarray(unseen.view.fused) > 0.5
-    place = np.array((16.0, 10.0, 6.0))  # in what is missing
+    place = np.array([(16.0, 10.0, 6.0)])  # in what is missing
     crop = Crop(place, half(SPACING), SHAPE)
     scene = crop.scene(mask, [(place, True)], SPACING)
     with torch.inference_mode():

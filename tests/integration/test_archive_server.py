@@ -95,12 +95,98 @@ def test_clicks_find_a_lesion_before_there_is_a_model(running: Running) -> None:
     url = f"{running.server.url}/infer/toy_clicks"
     for sent, sentence in (
         ({}, "expected clicks: foreground, background, or both"),
-        ({"foreground": [[900, 1, 1]]}, "expected clicks within the images"),
+        ({"foreground": [[900, 1, 1]]}, "expected clicks and scribbles within the images"),
         ({"foreground": [[1, 1, 1]], "label": "spleen"}, "expected a label of"),
     ):
         query = {"image": running.archive.uid(4, "ct")}
         answer = requests.post(url, {"params": json.dumps(sent)}, params=query, timeout=120)
         assert answer.status_code in (400, 404)
+        assert sentence in answer.json()["detail"]
+
+
+def test_scribbles_mend_the_label_that_is_sent_along(running: Running, tmp_path: Path) -> None:
+    """As 3D Slicer's code sends them: all segments in one labelmap on the image it shows, here an oblique series."""
+    case = running.archive.studies[4][1]
+    model = running.client.info()["models"]["toy_scribbles"]
+    assert (model["type"], list(model["labels"])) == ("scribbles", ["organ", "lesion"])
+    series, grid = running.archive.uid(4, "mr_t1"), case.images["mr_t1"].grid
+    truth = resample_label(case.label.voxels, case.label.grid, grid)
+    # segments in the viewer's order, numbered from 1; scribbles over everything else
+    names = ["lesion", "organ", "background_scribbles", "foreground_scribbles"]
+    lesion, organ, against, scribble = range(1, 5)
+    labelmap = np.where(truth == 1, organ, 0).astype(np.uint8)
+    places = np.argwhere(truth == 2)
+    middle = places[np.argmin(np.linalg.norm(places - places.mean(axis=0), axis=1))]
+    drawn = places[(places[:, 1:] == middle[1:]).all(axis=1)][1:-1]  # a row of the lesion, not up to its border
+    labelmap[tuple(drawn.T)] = scribble
+    labelmap[:3, :3, :3] = lesion  # drawn with the brush where nothing is
+    params = {
+        "grid": "reference",
+        "roi": [],
+        "label_info": [{"name": name, "id": number} for number, name in enumerate(names, start=1)],
+        "selected_label_name": "lesion",
+        "result_extension": ".nrrd",
+        "result_dtype": "uint8",
+    }
+
+    def sent(labelmap: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        file = tmp_path / "scribbles.nii.gz"
+        write_label(file, labelmap, grid.affine)
+        answer, told = running.client.infer("toy_scribbles", series, params, str(file))
+        mask = read_label(Path(answer))
+        assert told["label_names"] == {"lesion": 1}
+        assert mask.grid.same_as(grid)
+        assert set(np.unique(mask.voxels)) == {0, 1}
+        return np.asarray(mask.voxels == 1)
+
+    def exported(mask: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """What is sent the next time: the answer is in the segment, the scribbles are over it."""
+        after = np.where(mask, lesion, np.where(before == lesion, 0, before))
+        return np.where(before >= against, before, after).astype(np.uint8)
+
+    found = sent(labelmap)
+    assert found[tuple(drawn.T)].all()
+    assert found[:3, :3, :3].all()
+    assert not found[labelmap == organ].any()
+    near = found.copy()
+    near[:3, :3, :3] = False
+    off = grid.affine[:3, :3] @ (np.argwhere(near).mean(axis=0) - places.mean(axis=0))
+    assert np.linalg.norm(off) < 15
+    assert (near & (truth == 2)).sum() > 0.5 * len(places)
+    labelmap = exported(found, labelmap)
+    np.testing.assert_array_equal(sent(labelmap), found)  # all again: nothing creeps
+    labelmap[1, 1, 0:3] = against
+    without = sent(labelmap)
+    assert not without[1, 1, 0:3].any()
+    assert not (without & ~found).any()
+    np.testing.assert_array_equal(without[3:], found[3:])
+    labelmap = exported(without, labelmap)
+    np.testing.assert_array_equal(sent(labelmap), without)
+
+
+def test_scribbles_that_cannot_be_understood_are_refused(running: Running, tmp_path: Path) -> None:
+    series, grid = running.archive.uid(4, "mr_t1"), running.archive.studies[4][1].images["mr_t1"].grid
+    labelmap = np.zeros(grid.shape, np.uint8)
+    labelmap[4, 4, 4] = 2
+    known = [{"name": "lesion", "id": 1}, {"name": "foreground_scribbles", "id": 2}]
+    elsewhere = grid.affine @ np.diag([1.0, 1.0, 1.2, 1.0])
+    for drawn, affine, told, sentence in (
+        (None, None, {"label_info": known}, "expected a labelmap with scribbles in the form's file label, got none"),
+        (labelmap, grid.affine, {"label_info": known, "selected_label_name": "spleen"}, "expected a label of"),
+        (labelmap * 0, grid.affine, {"label_info": known}, "expected scribbles in the labelmap"),
+        (labelmap, grid.affine, {"label_info": known[:1]}, "expected label_info to name every value"),
+        (labelmap, grid.affine, {"label_info": [{"id": 2}]}, "name: it is missing"),
+        (labelmap, elsewhere, {"label_info": known}, "expected the label where mr_t1 lies"),
+        (labelmap[:-1], grid.affine, {"label_info": known}, "expected a label on the grid of one of its images"),
+    ):
+        files = {}
+        if drawn is not None and affine is not None:
+            write_label(tmp_path / "bad.nii.gz", drawn, affine)
+            files = {"label": ("bad.nii.gz", (tmp_path / "bad.nii.gz").read_bytes())}
+        params = {"params": json.dumps({"selected_label_name": "lesion", **told})}
+        url = f"{running.server.url}/infer/toy_scribbles?image={series}"
+        answer = requests.post(url, params, files=files, timeout=120)
+        assert 400 <= answer.status_code < 500, answer.text
         assert sentence in answer.json()["detail"]
 
 

@@ -59,6 +59,10 @@ WORLD = """([id, x, y]) => {
   const { left, top } = viewport.canvas.getBoundingClientRect();
   return [...viewport.canvasToWorld([x - left, y - top])];
 }"""
+WINDOW = """id => {
+  const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
+  return [viewport.getProperties().voiRange, viewport.getCamera()];
+}"""
 SHOWN = """() => [...window.services.viewportGridService.getState().viewports.keys()].map(
   id => window.services.segmentationService.getSegmentationRepresentations(id).map(one => one.segmentationId))"""
 
@@ -128,6 +132,14 @@ def ready(page: Page) -> None:
 
 def press(page: Page, name: str) -> None:
     page.locator(f"#maml [data-maml={name}]").click()
+
+
+def drag(page: Page, places: list[tuple[float, float]]) -> None:
+    """Draw with the mouse, which stays down."""
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
 
 
 def message(page: Page, text: str) -> str:
@@ -381,7 +393,7 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), painted)
 
 
-def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running: Running) -> None:
+def test_a_click_and_a_scribble_mend_the_label_at_their_place_on_all_series(page: Page, running: Running) -> None:
     ct, mr = running.archive.uid(4, "ct"), running.archive.uid(4, "mr_t1")
     case = running.archive.studies[4][1]
     open_study(page, running, 4)
@@ -395,9 +407,9 @@ def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running:
     # on the MR, whose slices are other ones: the label lies on CT and is mended there
     at = viewport(page, "mr_t1")
     x, y = at["x"] - 60, at["y"] + 70
-    left, back, up = page.evaluate(WORLD, ["maml-mr_t1", x, y])
 
-    def value(series: str, modality: str) -> int:
+    def value(series: str, modality: str, x: float = x, y: float = y) -> int:
+        left, back, up = page.evaluate(WORLD, ["maml-mr_t1", x, y])
         grid = case.images[modality].grid
         column, row, place = np.round(np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[:3].astype(int)
         slices = requests.get(f"{running.server.url}/maml/series/{series}", timeout=60).json()["slices"]
@@ -427,6 +439,33 @@ def test_a_click_mends_the_label_at_its_place_on_all_series(page: Page, running:
     press(page, "undo")
     assert_same(in_viewer(page, ct), before)
     page.screenshot(path=ARTEFACTS / "clicks.png")
+
+    # a scribble across the slice: seen while it is drawn, gone after Esc, and the image's window stays as it was
+    window = page.evaluate(WINDOW, "maml-mr_t1")
+    line = page.locator("svg[data-maml=scribble] polyline")
+    path = [(x, y), (x + 20, y + 4), (x + 40, y - 12)]
+    page.keyboard.press("d")
+    drag(page, path)
+    assert str(line.get_attribute("points")).count(",") > 10
+    page.screenshot(path=ARTEFACTS / "scribble.png")
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    assert not line.count()
+    assert_same(in_viewer(page, ct), before)
+    before_it = [value(ct, "ct", *there) for there in path]
+    drag(page, path)
+    page.mouse.up()
+    assert not line.count()
+    message(page, "Ctrl+Z takes it back")
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    assert [value(ct, "ct", *there) for there in path] == [known or 2 for known in before_it]
+    assert 0 in before_it
+    draft = requests.get(f"{running.server.url}/maml/series/{mr}/label", {"label": "draft"}, timeout=60).content
+    expected = np.frombuffer(draft, np.uint8).reshape(z_size, y_size, x_size).transpose(2, 1, 0)
+    assert_same(in_viewer(page, mr), on_server(running, mr, expected))
+    press(page, "undo")
+    assert_same(in_viewer(page, ct), before)
+    assert page.evaluate(WINDOW, "maml-mr_t1") == window
 
 
 def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> None:

@@ -163,7 +163,12 @@ def request(running: Running, method: str, path: str) -> tuple[int, str]:
         ("GET", "/datastore/label?label=phantom_000&tag=../x", 404, "expected a label"),
         ("DELETE", "/datastore/label?id=phantom_000&tag=final", 405, "labels are only ever added"),
         ("DELETE", "/datastore/image?id=phantom_000", 405, "labels are only ever added"),
-        ("POST", "/infer/nosuch?image=phantom_000", 404, "expected a model of ['toy', 'toy_clicks'], got 'nosuch'"),
+        (
+            "POST",
+            "/infer/nosuch?image=phantom_000",
+            404,
+            "expected a model of ['toy', 'toy_clicks', 'toy_scribbles'], got 'nosuch'",
+        ),
         ("POST", "/infer/toy?image=nobody", 404, "unknown id 'nobody'"),
         ("POST", "/infer/toy?image=%2Fetc%2Fpasswd", 404, "unknown id '/etc/passwd'"),
     ],
@@ -304,7 +309,7 @@ def test_each_shipped_app_is_loaded_with_its_own_task(tmp_path: Path, name: str)
     folder = ROOT / "apps" / name
     app = get_class_of_subclass_from_file(f"{folder}.main", str(folder / "main.py"), "MONAILabelApp")
     loaded = app(app_dir=str(folder), studies=str(tmp_path), conf={"models": str(tmp_path / "models")})
-    assert list(loaded.info()["models"]) == [name, f"{name}_clicks"]
+    assert list(loaded.info()["models"]) == [name, f"{name}_clicks", f"{name}_scribbles"]
 
 
 def test_a_shipped_app_serves_its_own_task(tmp_path: Path) -> None:
@@ -312,4 +317,4 @@ def test_a_shipped_app_serves_its_own_task(tmp_path: Path) -> None:
     conf = {"models": str(tmp_path / "models")}
     with Server(tmp_path / "studies", tmp_path / "log", app="apps/liver_multiphase_ct", conf=conf) as server:
         served = list(MONAILabelClient(server.url).info()["models"])
-    assert served == ["liver_multiphase_ct", "liver_multiphase_ct_clicks"]
+    assert served == ["liver_multiphase_ct", "liver_multiphase_ct_clicks", "liver_multiphase_ct_scribbles"]

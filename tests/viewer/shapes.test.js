@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import { hot } from '../../maml_app/viewer/overlay.js';
-import { interpolate, lesions, signedDistance } from '../../maml_app/viewer/shapes.js';
+import { interpolate, lesions, signedDistance, thinned } from '../../maml_app/viewer/shapes.js';
 import { Steps, ago, copySlice, counts, fill, sliceName } from '../../maml_app/viewer/slices.js';
 import { Work, inWords } from '../../maml_app/viewer/work.js';
 
@@ -30,6 +30,21 @@ test('parts are told apart by faces, over slices, and by value', () => {
     { value: 2, voxels: 1, slice: 's0' },
     { value: 1, voxels: 1, slice: 's1' },
   ]);
+});
+
+test('a line keeps its corners and ends, whatever plane it lies in', () => {
+  const [a, b, c] = [
+    [1, 2, 3],
+    [11, 22, -7],
+    [41, 2, 3],
+  ];
+  const between = (from, to) =>
+    Array.from({ length: 50 }, (_, i) => from.map((axis, k) => axis + ((to[k] - axis) * i) / 50));
+  const line = [...between(a, b), ...between(b, c), c];
+  assert.deepEqual(thinned(line, 3), [a, b, c]);
+  assert.equal(thinned(line, 100).length, 100);
+  assert.deepEqual(thinned([a], 3), [a]);
+  assert.equal(line.length, 101);
 });
 
 test('distances are Euclidean and signed', () => {

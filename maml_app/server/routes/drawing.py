@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from maml_app.cases.case import Case
-from maml_app.correcting.correct import Click, Marked
+from maml_app.correcting.correct import Marked, Prompt, along
 from maml_app.errors import LabelError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import resample_label
@@ -33,7 +33,9 @@ router = APIRouter()
 DRAFT = "draft"
 Voxels = Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")]
 Slices = Annotated[str, Form(description="JSON list of the slices, in the order of the voxels")]
-Asked = Annotated[str, Form(description="JSON: label, clicks")]
+Asked = Annotated[
+    str, Form(description="JSON: label, prompts: [{path: [[x, y, z], …] in mm, LPS, inside}, …], the newest last")
+]
 Params = Annotated[str, Form(description="JSON: parent, proposal, model_version, drawn, author, nothing_there")]
 
 
@@ -96,7 +98,7 @@ def save_voxels(
 async def correct(
     request: Request, house: Here, user: Looking, series: Uid, voxels: Voxels, slices: Slices, params: Asked
 ) -> Response:
-    """The label drawn on a series after the newest click: uint8, column fastest, in the server's order of slices.
+    """The label drawn on a series after the newest prompt: uint8, column fastest, in the server's order of slices.
 
     The headers X-Gained-Ml and X-Lost-Ml say how much the label grew and shrank.
     """
@@ -107,10 +109,11 @@ async def correct(
     case, asked = await run_in_threadpool(house.source.resolve, series)
     label = await run_in_threadpool(_drawn, house, case, asked, voxels, slices)
     # DICOM's x and y run to the left and to the back, ours to the right and to the front
-    clicks = [Click((-point.place[0], -point.place[1], point.place[2]), point.inside) for point in told.clicks]
+    drawn = [(np.array(prompt.path) * (-1, -1, 1), prompt.inside) for prompt in told.prompts]
 
     def work(folder: Path) -> Answer:
-        found = house.app._infers[f"{house.spec.name}_clicks"].mend(case, label, Marked(value, clicks))
+        prompts = [Prompt(along(points, label.grid), inside) for points, inside in drawn]
+        found = house.app._infers[f"{house.spec.name}_clicks"].mend(case, label, Marked(value, prompts))
         file = folder / "label"
         file.write_bytes(np.ascontiguousarray(found.label.voxels.transpose(2, 1, 0)).tobytes())
         return Answer(file, {"gained": found.gained_ml, "lost": found.lost_ml})

@@ -22,7 +22,7 @@ from maml_app.server.house import Here, House
 from maml_app.server.identity import Looking
 from maml_app.server.routes.sessions import session_image
 from maml_app.server.scratch import Scratch, extension_of, keep
-from maml_app.server.uploads import check_size
+from maml_app.server.uploads import check_on_grid, check_size
 
 router = APIRouter()
 
@@ -46,9 +46,10 @@ async def infer(
     session_id: SessionId = "",
     params: Annotated[str, Form(description="JSON: grid, convention, result_extension, result_compress")] = "{}",
     file: Annotated[UploadFile | None, File(description="an image that is in no study; `grid` is its modality")] = None,
+    label: Annotated[UploadFile | None, File(description="a labelmap with scribbles, for TASK_scribbles")] = None,
     output: Output = Output.ALL,
 ) -> Response:
-    """Segment a case on the grid of one of its images.
+    """Segment a case on the grid of one of its images, or mend a label of it.
 
     Answers by `output`: image, the label map's file; json, what is told about it; all, both as multipart/form-data.
     """
@@ -60,11 +61,14 @@ async def infer(
     sent = await run_in_threadpool(_sent, house, file, session_id, scratch)
     if sent is None and not image:
         raise HTTPException(400, "expected image, session_id or a file, got none of them")
+    drawn = await run_in_threadpool(_labelmap, house, label, "" if sent else image, scratch) if label else None
     told = {"model": model, "image": image, **asked.task_request()}
     # what is sent or stored is computed for each request, everything else once for all who ask at a time
-    key = json.dumps(told, sort_keys=True) if sent is None and not asked.save_label else ""
+    key = json.dumps(told, sort_keys=True) if not (sent or drawn or asked.save_label) else ""
     if sent:
         told["upload"] = str(sent)
+    if drawn:
+        told["labelmap"] = str(drawn)
     if asked.save_label:
         told |= {"save_label": True, "author": user.name}
 
@@ -87,6 +91,16 @@ def _sent(house: House, file: UploadFile | None, session_id: str, scratch: Path)
     else:
         return None
     check_size(path, house.settings.upload_mvox)
+    return path
+
+
+def _labelmap(house: House, label: UploadFile, image: str, scratch: Path) -> Path:
+    """The labelmap that came with a request, on the grid of an image of its case, or small enough to be read."""
+    path = keep(label.file, scratch, extension_of(label.filename), "labelmap")
+    if image:
+        check_on_grid(path, *house.source.resolve(image))
+    else:
+        check_size(path, house.settings.upload_mvox)
     return path
 
 

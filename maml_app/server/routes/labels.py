@@ -18,7 +18,7 @@ from maml_app.errors import CaseError
 from maml_app.imaging.files import read_label
 from maml_app.labelling.review import Judgement, judge
 from maml_app.labelling.saving import Sent, find_label, save
-from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, ReviewInfo, Tag, parsed
+from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, ReviewInfo, Tag, parsed, segments
 from maml_app.server.house import Here, House
 from maml_app.server.identity import Drawing, Leading, Looking, User
 from maml_app.server.routes.history import seen_case
@@ -145,7 +145,7 @@ def save_label(
     with house.decoding:
         # a reviewer's corrections come as version_1, version_2, …: they are newer versions like any other
         kind = FINAL if not tag or VERSION.fullmatch(tag) else tag
-        sent = Sent(image, read_label(file), told.told(user.name), kind, told.segments(), told.nothing_there)
+        sent = Sent(image, read_label(file), told.told(user.name), kind, segments(told.label_info), told.nothing_there)
         entry = store_label(house, sent)
     return {"image": image, "label": f"{entry.case}@{entry.label}"}
 

@@ -51,7 +51,7 @@ PARTS = (
     "cases",
     "training",
     "overlay",
-    "clicks",
+    "prompts",
     "main",
 )
 STATIC = Path(ohif.__file__).with_name("static")
