@@ -14,10 +14,11 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting import practice, trial
 from maml_app.correcting.annotator import Annotator
+from maml_app.correcting.classifier import Classifier
 from maml_app.correcting.correct import Corrector, Marked, Prompt, along, empty
-from maml_app.correcting.marks import Crop
+from maml_app.correcting.marks import Crop, Scene
 from maml_app.correcting.practice import Lesson, begun, practise
-from maml_app.correcting.refinement import half, shown
+from maml_app.correcting.refinement import Refinement, half, shown
 from maml_app.correcting.view import View
 from maml_app.errors import LabelError
 from maml_app.imaging.files import read_grid
@@ -117,6 +118,23 @@ def test_the_crop_spans_the_path_and_can_be_halved_as_often_as_the_network_does(
     np.testing.assert_allclose(call[at], 1, atol=0.2)  # at the path, as far as it is from the voxels' middles
     with torch.inference_mode():
         assert Refiner(2).eval()(channels[None]).shape[1:] == tuple(crop.sides)
+
+
+@pytest.mark.parametrize(
+    ("says", "chance", "changes"), [(True, 0.6, False), (True, 0.65, True), (False, 0.4, False), (False, 0.35, True)]
+)
+def test_only_what_both_together_are_sure_of_changes(says: bool, chance: float, changes: bool) -> None:
+    class Likely(Refiner):
+        def forward(self, shown: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(shown[:, 0], float(np.log(chance / (1 - chance))))
+
+    class AsLikely(Classifier):
+        def likely(self, scene: Scene, view: View) -> Array:
+            return np.full(scene.mask.shape, chance)
+
+    scene = Scene(ball((12, 10, 6), 20), [(np.array([(12.0, 10.0, 6.0)]), says)], SPACING)
+    belongs = Refinement(Likely(2).eval(), AsLikely()).likely(scene, lesson().view) > 0.5
+    assert (belongs == (says == changes)).all()
 
 
 @pytest.fixture
