@@ -95,11 +95,12 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ):
         client = MONAILabelClient(server.url, str(folder))
         ARTEFACTS.mkdir(exist_ok=True)
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        # one profile for all, so that OHIF's scripts are read and compiled once
-        context = browser.new_context(viewport={"width": 1600, "height": 900})
+        # a profile on disk, for only with one does Chromium keep scripts that it has compiled
+        context = playwright.chromium.launch_persistent_context(
+            folder / "profile", executable_path=chromium(), args=FLAGS, viewport={"width": 1600, "height": 900}
+        )
         yield Running(server, client, archive, context)
-        browser.close()
+        context.close()
 
 
 @pytest.fixture
