@@ -36,7 +36,8 @@ class Progress:
             return f"validation Dice after {self.done} steps ({', '.join(names)}): {'; '.join(scores)}"
         left = "" if self.seconds_left is None else f", {self.seconds_left / 60:.1f} min left"
         terms = ", ".join(f"{name} {value:.3f}" for name, value in self.losses.items() if name != "total")
-        loss = f": loss {self.losses['total']:.3f} ({terms})" if self.losses else ""
+        loss = f": loss {self.losses['total']:.3f}" if self.losses else ""
+        loss += f" ({terms})" if terms else ""
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         return f"{self.stage} {self.done}/{self.total}{epoch}{loss}{left}"
 
