@@ -3,8 +3,9 @@
 import { copySlice, restore } from './slices.js';
 import { interpolate, lesions } from './shapes.js';
 import { press, showLesions } from './panel.js';
+import { PROMPTS } from './ohif.js';
 
-const LOOKING = [undefined, 'WindowLevel', 'Click', 'Scribble']; // tools that draw nothing themselves
+const LOOKING = [undefined, 'WindowLevel', ...PROMPTS]; // tools that draw nothing themselves
 
 export class Drawing {
   constructor(app) {

@@ -8,6 +8,7 @@ const PROTOCOL = 'maml';
 const LABEL = 'maml-';
 const OVERLAY = 'over-';
 const SCROLLED = 'maml';
+export const PROMPTS = ['Click', 'Scribble']; // tools of our own: OHIF's draw nothing meanwhile
 const ARRIVES_MS = 20000; // so long an image may take to be shown; then a series is done without
 const CROSS = 'rgb(255, 210, 60)';
 
@@ -349,8 +350,7 @@ export class Viewer {
   }
 
   useTool(tool, size) {
-    const ours = ['Click', 'Scribble'].includes(tool);
-    const toolName = ours ? 'WindowLevel' : tool; // with Click a drag still changes the window
+    const toolName = PROMPTS.includes(tool) ? 'WindowLevel' : tool; // with Click a drag still changes the window
     for (const toolGroupId of TOOL_GROUPS) {
       this.managers.commandsManager.runCommand('setToolActive', { toolName, toolGroupId });
       window.cornerstoneTools.utilities.segmentation.setBrushSizeForToolGroup(toolGroupId, size);

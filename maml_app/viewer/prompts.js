@@ -1,6 +1,7 @@
 /** Clicks and scribbles that mend the label: one adds what belongs together around it, with Shift it takes away. */
 
 import { ask } from './server.js';
+import { PROMPTS } from './ohif.js';
 import { thinned } from './shapes.js';
 import { fill } from './slices.js';
 
@@ -24,7 +25,7 @@ export class Prompts {
     const { drawing, viewer, busy } = this.app;
     this.drop();
     const found = event.button === 0 && !busy ? viewer.placeAt(event) : null;
-    if (!found || !['Click', 'Scribble'].includes(drawing.tool)) {
+    if (!found || !PROMPTS.includes(drawing.tool)) {
       return;
     }
     const { viewportId, place } = found;

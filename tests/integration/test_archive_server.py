@@ -42,7 +42,9 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def train(running: Running, **params: Any) -> str:
     running.client.train_start("toy", params)
-    return wait_for_training(running.client)
+    status = wait_for_training(running.client)
+    assert status["status"] == "DONE", status
+    return "\n".join(status["details"])
 
 
 @pytest.fixture(scope="module")

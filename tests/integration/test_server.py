@@ -32,6 +32,7 @@ from maml_app.imaging.volume import Grid
 from maml_app.phantom.scene import make_case, write_cases
 from tests.conftest import TOY
 from tests.harness.server import ROOT, Server
+from tests.integration.conftest import wait_for_training
 
 # a network of a few steps does worse than another by chance; the gate has tests of its own
 PUBLISHES = TOY.replace("steps: 3", "steps: 3, tolerance: 0.99")
@@ -63,13 +64,7 @@ def grid_of(running: Running, case: str, modality: str) -> Grid:
 
 def train(running: Running, **params: Any) -> dict[str, Any]:
     running.client.train_start("toy", {"steps": 2, **params})
-    end = time.monotonic() + 900
-    while time.monotonic() < end:
-        status = running.client.train_status()
-        if status["status"] not in ("SUBMITTED", "RUNNING"):
-            return dict(status)
-        time.sleep(0.5)
-    raise AssertionError(f"training did not end: {running.server.tail()}")
+    return wait_for_training(running.client)
 
 
 def test_the_loop(running: Running) -> None:
