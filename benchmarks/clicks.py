@@ -1,8 +1,8 @@
 """What clicks are worth: an annotator is played on patients that the model has not seen, fold by fold.
 
 Each row is one way to correct: the classifier with all modalities, with one of them alone, and with all of them without
-a model, from nothing; and a refinement, trained on the fold's training patients, with all modalities or one. Times are
-ratios to a whole inference of the same case, in the same process.
+a model, from nothing; a refinement, trained on the fold's training patients, with all modalities or one; and a rival
+after DeepEdit, trained on them too. Times are ratios to a whole inference of the same case, in the same process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from benchmarks.deepedit import DeepEditAnnotator, train_deepedit
 from benchmarks.rivals import splits
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
@@ -40,6 +41,7 @@ RESAMPLES = 10_000
 ALL = "all modalities"
 NOTHING = "all modalities, no model, from nothing"
 REFINED = "refinement, "
+DEEPEDIT = "DeepEdit-like, all modalities"
 
 out = Console(highlight=False)
 
@@ -68,14 +70,14 @@ def ways_of(spec: TaskSpec, model: Model, refiner: Refiner | None) -> dict[str, 
 def play_fold(ways: Mapping[str, Annotator], model: Model, cases: Sequence[Case], fold: int) -> list[Row]:
     """Every way on every held-out case of a fold that has the modalities for it."""
     rows = []
+    spec = ways[ALL].corrector.spec
     for case in cases:
         fresh = replace(model, kept=Kept(0))
         began = time.perf_counter()
-        segment(fresh, case, next(iter(case.images)), ways[ALL].corrector.spec)
+        segment(fresh, case, next(iter(case.images)), spec)
         whole = time.perf_counter() - began
         for way, annotator in ways.items():
-            corrector = annotator.corrector
-            if any(corrector.spec.modality_names[index] in case.images for index in corrector.sees):
+            if any(spec.modality_names[index] in case.images for index in annotator.corrector.sees):
                 rows += [Row(way, fold, session, whole) for session in annotator.play_case(case)]
     return rows
 
@@ -97,6 +99,7 @@ def main(
     folds: Annotated[int, typer.Option(min=2)] = 5,
     seed: Annotated[int, typer.Option(min=0, help="of the models")] = 0,
     refine_steps: Annotated[int, typer.Option(min=0, help="0: no refinement is trained")] = 300,
+    deepedit_steps: Annotated[int, typer.Option(min=0, help="0: the rival after DeepEdit is not trained")] = 300,
     only: Annotated[list[str] | None, typer.Option(help="a row to play beside the first; without any all")] = None,
 ) -> None:
     """Play every fold that has a model and print Dice after so many clicks so far, with 95 % intervals by patient."""
@@ -110,8 +113,13 @@ def main(
             continue
         model = load_model(file, spec, variant, pick_device("cpu"))
         model = replace(model, checkpoint=replace(model.checkpoint, refiner=None))  # one of the benchmark's own
-        refiner = trained_refiner(model, spec, [case for case in cases if case.id not in held], refine_steps)
-        ways = {way: its for way, its in ways_of(spec, model, refiner).items() if way in (ALL, *(only or [way]))}
+        learnt = [case for case in cases if case.id not in held]
+        ways = ways_of(spec, model, trained_refiner(model, spec, learnt, refine_steps))
+        if deepedit_steps:
+            rival = train_deepedit(spec, learnt, deepedit_steps, Recipe(seed=seed, devices=(model.device,)))
+            out.print(f"fold {fold}: the rival learnt for {rival.minutes:.1f} min of the processor", style="dim")
+            ways[DEEPEDIT] = DeepEditAnnotator(rival, None)
+        ways = {way: its for way, its in ways.items() if way in (ALL, *(only or [way]))}
         rows += play_fold(ways, model, [case for case in cases if case.id in held], fold)
         told, versus = kept(rows, out_file)
         out.print(f"fold {fold}: {len(held)} cases", style="dim")

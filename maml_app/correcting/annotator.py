@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
 
 from maml_app.cases.case import Case
-from maml_app.correcting.correct import Corrector, Marked, Prompt, empty
+from maml_app.cases.spec import TaskSpec
+from maml_app.correcting.correct import Corrected, Marked, Prompt, empty
 from maml_app.evaluation.metrics import dice
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array, Volume
@@ -57,11 +60,24 @@ def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator
     return Prompt((label.affine @ (*place, 1.0))[None, :3], bool(wanted[tuple(place)]))
 
 
+class Mender(Protocol):
+    """What an annotator's clicks are given to: a corrector, or a rival of it."""
+
+    spec: TaskSpec
+
+    @property
+    def sees(self) -> Sequence[int]:
+        """The indices of the modalities that it looks at."""
+
+    def correct(self, case: Case, label: Volume, marked: Marked, model: Model | None) -> Corrected:
+        """The label map after the newest prompts, on the same grid."""
+
+
 @dataclass(frozen=True, eq=False)
 class Annotator:
     """Clicks on cases until they are right, or so many times."""
 
-    corrector: Corrector
+    corrector: Mender
     model: Model | None
     rounds: int = 10
 
@@ -74,10 +90,15 @@ class Annotator:
         spec = self.corrector.spec
         truth = read_case_label(case, spec)
         asked = next(name for name in case.grids if truth.grid.same_as(empty(case, name).grid))
+        start = self.begin(case, asked)
+        return [self.play(case, truth, start, value) for value in spec.label_values]
+
+    def begin(self, case: Case, asked: str) -> Volume:
+        """The label map that the annotator finds, on the grid of an image of the case."""
         start = empty(case, asked)
         if self.model:
-            start = Volume(segment(self.model, case, asked, spec).label, start.affine)
-        return [self.play(case, truth, start, value) for value in spec.label_values]
+            start = Volume(segment(self.model, case, asked, self.corrector.spec).label, start.affine)
+        return start
 
     def play(self, case: Case, truth: Volume, start: Volume, value: int) -> Session:
         """Click on one label, beginning with a label map on the truth's grid."""
