@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from maml_app.commands.common import out
 from maml_app.errors import MamlError
+from maml_app.lean import spare_imports
 from maml_app.version import VERSION
 
 # command -> its module and function, or typer of several commands; what the list of commands says of it
@@ -95,6 +96,7 @@ def root(
 
 def main() -> None:
     """Run the command; a user's mistake is one message and exit code 2."""
+    spare_imports()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; see machine.settle_threads
     try:
         app(prog_name="maml-app")

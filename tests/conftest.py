@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from maml_app.cases.spec import TaskSpec, parse_task
+from maml_app.lean import spare_imports
 from maml_app.network.settings import Network
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
 
+spare_imports()
 TOY = """
 name: toy
 title: Toy task

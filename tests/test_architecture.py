@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "maml_app"
 BENEATH = [  # from the ground up: a room imports from lower floors only, and from no other room of its own
-    {"errors", "version"},
+    {"errors", "lean", "version"},
     {"disk", "machine", "settings"},
     {"accounts"},
     {"network"},
@@ -102,6 +102,17 @@ def test_training_on_files_needs_few_libraries() -> None:
         "from maml_app.__main__ import COMMANDS, Later; [Later(name).real() for name in COMMANDS]\n"
         "import maml_app.training.train, maml_app.evaluation.evaluate, maml_app.imaging.check\n"
         "import maml_app.choosing.simulate, maml_app.choosing.curves, maml_app.training.plan, benchmarks.rivals\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)
+
+
+def test_monai_is_imported_without_what_it_only_tries() -> None:
+    """Most of the time that a training or a command takes to begin; who asks for such a package later has it."""
+    program = (
+        "import importlib.util, sys; from maml_app.lean import SPARED, spare_imports; spare_imports()\n"
+        "import maml_app.network.window, maml_app.evaluation.metrics\n"
+        "assert 'monai' in sys.modules and not SPARED & set(sys.modules), SPARED & set(sys.modules)\n"
+        "assert all(map(importlib.util.find_spec, ('ignite', 'mlflow', 'sklearn')))\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT.parent)
 

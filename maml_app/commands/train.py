@@ -36,6 +36,7 @@ def train(
     """
     from maml_app.correcting.trial import refined
     from maml_app.disk import write_text
+    from maml_app.evaluation.scores import number
     from maml_app.training.distributed import join_torchrun
     from maml_app.training.optimise import ranks
     from maml_app.training.progress import Progress as Step
@@ -81,7 +82,7 @@ def train(
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:
         scores = result.validation
-        out.print(f"validation Dice: mean over subsets {scores.mean}, all modalities {scores.full}")
+        out.print(f"validation Dice: mean over subsets {number(scores.mean)}, all modalities {number(scores.full)}")
     if result.refused or result.left_out:
         out.print(
             f"{len(result.refused)} labelled cases were not used, {len(result.left_out)} were used without an image "

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from sklearn.linear_model import LogisticRegression
 
 from maml_app.correcting.marks import REACH_MM, Scene
 from maml_app.correcting.view import View, logit
@@ -61,6 +60,8 @@ def _features(view: View) -> Array:
 
 def _likelihood(seen: Array, truth: Array, weight: Array, region: Array) -> Array:
     """How likely a classifier that learns this truth finds the structure, within a region; 0 outside of it."""
+    from sklearn.linear_model import LogisticRegression  # takes a second, which only a prompt has to pay
+
     taught = region & (weight > 0.05)
     classes, weights = truth[taught], weight[taught]
     if classes.all() or not classes.any():

@@ -14,7 +14,7 @@ from typing import Any
 from maml_app.cases.spec import TaskSpec
 from maml_app.evaluation.evaluate import Details
 from maml_app.evaluation.metrics import Measures
-from maml_app.evaluation.scores import Difference
+from maml_app.evaluation.scores import Difference, number
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
@@ -87,10 +87,10 @@ class Report:
             ]
         lines += table_header("modalities", "cases", *names, "mean", "interval")
         for subset, row in scores.subsets.items():
-            numbers = [_number(value) for value in (*row.dice.values(), row.mean)]
+            numbers = [number(value) for value in (*row.dice.values(), row.mean)]
             lines.append(table_row(subset, row.cases, *numbers, _between(row.interval)))
         blank = [""] * len(names)
-        lines.append(table_row("mean over subsets", "", *blank, _number(scores.mean), _between(scores.interval)))
+        lines.append(table_row("mean over subsets", "", *blank, number(scores.mean), _between(scores.interval)))
         lines += ["", *self._beyond_dice()]
         if self.against:
             lines += ["", f"## Difference to `{self.against[0]}`, paired by case", ""]
@@ -100,7 +100,7 @@ class Report:
         lines += ["", "## Cases, all their modalities", "", *table_header("case", "modalities", *names)]
         for case_id, dice in scores.cases.items():
             used = scores.all_of(case_id)
-            lines.append(table_row(case_id, used, *(_number(dice[used][name]) for name in names)))
+            lines.append(table_row(case_id, used, *(number(dice[used][name]) for name in names)))
         return "\n".join(lines) + "\n"
 
     def _beyond_dice(self) -> list[str]:
@@ -116,9 +116,9 @@ class Report:
         ]
         for subset, by_name in self.details.means().items():
             for name, row in by_name.items():
-                shown = [_number(row.dice), _number(row.nsd), _number(row.hd95_mm, 1)]
-                shown += [_number(row.sensitivity, 2), _number(row.false_positives, 2)]
-                shown += [_number(row.volume_error_ml, 1), _number(row.volume_bias_ml, 1)]
+                shown = [number(row.dice), number(row.nsd), number(row.hd95_mm, 1)]
+                shown += [number(row.sensitivity, 2), number(row.false_positives, 2)]
+                shown += [number(row.volume_error_ml, 1), number(row.volume_bias_ml, 1)]
                 lines.append(table_row(subset, name, *shown))
         return lines
 
@@ -165,10 +165,6 @@ def table_row(*cells: object) -> str:
 def table_header(*cells: str) -> list[str]:
     """The first two lines of a Markdown table."""
     return [table_row(*cells), "|" + "---|" * len(cells)]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _between(interval: Sequence[float] | None) -> str:

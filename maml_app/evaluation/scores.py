@@ -20,6 +20,11 @@ Promised = Mapping[str, Mapping[str, float]]  # subset name -> structure -> Dice
 CaseDice = Mapping[str, Mapping[str, float | None]]  # subset name -> structure -> Dice
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """As people read a score; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
 def subset_name(subset: Sequence[str]) -> str:
     """How a subset of modalities is called in scores: "ct+pet"."""
     return "+".join(subset)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from maml_app.evaluation.scores import SubsetScore
+from maml_app.evaluation.scores import SubsetScore, number
 
 PAUSE_S = 5.0  # between two lines about the steps
 
@@ -43,7 +43,7 @@ class Progress:
 
 
 def _numbers(values: Iterable[float | None]) -> str:
-    return " ".join("–" if value is None else f"{value:.3f}" for value in values)
+    return " ".join(map(number, values))
 
 
 Report = Callable[[Progress], None]

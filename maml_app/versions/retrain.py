@@ -12,7 +12,7 @@ from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError, TrainingError
 from maml_app.evaluation.evaluate import evaluate
-from maml_app.evaluation.scores import Scores
+from maml_app.evaluation.scores import Scores, number
 from maml_app.machine import Turns
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.training.progress import Progress, Report
@@ -110,14 +110,14 @@ class Retraining:
             self.say(f"no estimate: {error}")
             return None
         assert scores is not None  # two patients at least
-        self.say(f"{kind} Dice: mean over subsets {_number(scores.mean)}, all modalities {_number(scores.full)}")
+        self.say(f"{kind} Dice: mean over subsets {number(scores.mean)}, all modalities {number(scores.full)}")
         summary = {"kind": kind, "patients": patients, **scores.summary()}
         self.registry.annotate(version, cross_validation=summary)
         return summary
 
     def _tell_scores(self, scores: Scores, what: str) -> None:
         for subset, row in scores.subsets.items():
-            by_name = ", ".join(f"{name} {_number(value)}" for name, value in row.dice.items())
+            by_name = ", ".join(f"{name} {number(value)}" for name, value in row.dice.items())
             self.say(f"{what}, {subset} ({row.cases} cases): {by_name}")
 
     def _verdict(
@@ -227,7 +227,3 @@ def _new(labelled: Sequence[Case], champion: Model | None, weight: int) -> dict[
         return {}
     seen = {**champion.checkpoint.notes["trained_on"], **champion.checkpoint.notes["validated_on"]}
     return {case.id: weight for case in labelled if case.label and seen.get(case.id) != case.label.id}
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -32,6 +32,7 @@ class Study:
 
     series: dict[str, list[Dataset]]
     spec: TaskSpec
+    cache: Path
 
     def order(self, name: str) -> Stack:
         return stack(self.series[name])
@@ -179,8 +180,14 @@ def numbers() -> list[int]:
     return [100]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was read of the studies of the tests before."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def study(archive: Archive, spec: TaskSpec, numbers: list[int]) -> Study:
+def study(archive: Archive, spec: TaskSpec, numbers: list[int], cache: Path) -> Study:
     """A new study in the archive, with a series that is no modality."""
     numbers[0] += 1
     made, _ = make_study(spec, numbers[0], 0, 24)
@@ -190,20 +197,20 @@ def study(archive: Archive, spec: TaskSpec, numbers: list[int]) -> Study:
         image.SeriesInstanceUID, image.SeriesNumber, image.SeriesDescription = series, 40, "t1 MPR"
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     archive.orthanc.add([*made.instances(), *other])
-    return Study({**made.series, "other": other}, spec)
+    return Study({**made.series, "other": other}, spec, cache)
 
 
 def run(archive: Archive, study: Study, folder: Path, drawn: list[Dataset], names: dict[str, str]) -> list[str]:
     """What the import says of the study and of files that cannot be read; counts of its label are read back."""
     for number, file in enumerate(drawn):
         file.save_as(folder / f"{number}.dcm", write_like_original=False)
-    store = opened(archive.url, study.spec, folder / "cache")
+    store = opened(archive.url, study.spec, study.cache)
     uid = str(study.series["ct"][0].StudyInstanceUID)
     return [one.reason for one in import_labels(store, folder, names) if one.case.startswith((uid, str(folder)))]
 
 
-def counts(archive: Archive, study: Study, folder: Path) -> dict[int, int]:
-    label = opened(archive.url, study.spec, folder / "cache").case(str(study.series["ct"][0].StudyInstanceUID)).label
+def counts(archive: Archive, study: Study) -> dict[int, int]:
+    label = opened(archive.url, study.spec, study.cache).case(str(study.series["ct"][0].StudyInstanceUID)).label
     assert label is not None
     values, found = np.unique(read_label(label.local()).voxels, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, found, strict=True) if value}
@@ -216,7 +223,7 @@ def test_what_is_drawn_becomes_a_label(
     _, draw, names, reason, expected = row
     (said,) = run(archive, study, tmp_path, draw(study), names)
     assert reason in said
-    assert counts(archive, study, tmp_path) == expected
+    assert counts(archive, study) == expected
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=[row[0] for row in REFUSED])
@@ -228,7 +235,7 @@ def test_what_cannot_be_a_label_is_refused(
     _, draw, reason = row
     (said,) = run(archive, study, tmp_path, draw(study), LESION)
     assert re.search(reason, said)
-    store = opened(archive.url, study.spec, tmp_path / "cache")
+    store = opened(archive.url, study.spec, study.cache)
     assert store.case(str(study.series["ct"][0].StudyInstanceUID)).label is None
 
 
@@ -236,7 +243,7 @@ def test_drawn_on_a_series_of_the_case_that_is_no_modality(archive: Archive, stu
     (said,) = run(archive, study, tmp_path, [study.contours("other", {"GTV": [(BOX, 2)]})], LESION)
     assert "RTSTRUCT on series" in said
     assert "#40 t1 MPR" in said
-    assert counts(archive, study, tmp_path) == {2: 25}
+    assert counts(archive, study) == {2: 25}
 
 
 def test_a_bad_object_costs_only_itself(archive: Archive, study: Study, tmp_path: Path) -> None:
@@ -253,7 +260,7 @@ def test_a_bad_object_costs_only_itself(archive: Archive, study: Study, tmp_path
     said = run(archive, study, tmp_path, [elsewhere, good, bad], LESION)
     assert any(one.startswith("RTSTRUCT on ct") for one in said), said
     assert any("could not be read: expected a structure set or SEG" in one for one in said), said
-    assert counts(archive, study, tmp_path) == {2: 25}
+    assert counts(archive, study) == {2: 25}
 
 
 def test_an_object_of_a_series_that_is_not_there_is_told(archive: Archive, study: Study, tmp_path: Path) -> None:
@@ -266,7 +273,7 @@ def test_an_object_of_a_series_that_is_not_there_is_told(archive: Archive, study
 
 def test_an_archive_s_label_keeps_its_id_when_another_goes_away(archive: Archive, study: Study, tmp_path: Path) -> None:
     uid = str(study.series["ct"][0].StudyInstanceUID)
-    store = opened(archive.url, study.spec, tmp_path / "cache")
+    store = opened(archive.url, study.spec, study.cache)
     run(archive, study, tmp_path, [study.contours("ct", {"GTV": [(BOX, 2)]})], LESION)
     list(import_labels(store, tmp_path, LESION, again=True))
     first, second = store.case(uid).labels

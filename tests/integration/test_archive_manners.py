@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ArchiveError
 from maml_app.imaging.files import read_image, read_label
@@ -106,12 +107,18 @@ MANNERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def expected(archive: Archive, spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    """The cases as the archive itself tells of them."""
+    return opened(archive.url, spec, tmp_path_factory.mktemp("plain")).cases()
+
+
 @pytest.mark.parametrize("manner", MANNERS)
-def test_the_same_cases_whatever_the_manners(archive: Archive, spec: TaskSpec, tmp_path: Path, manner: str) -> None:
-    truth = opened(archive.url, spec, tmp_path / "plain")
+def test_the_same_cases_whatever_the_manners(
+    archive: Archive, spec: TaskSpec, expected: list[Case], tmp_path: Path, manner: str
+) -> None:
     with Proxy(archive.url, MANNERS[manner]) as proxy:
-        store = opened(proxy.url, spec, tmp_path / "proxy")
-        found, expected = store.cases(), truth.cases()
+        found = opened(proxy.url, spec, tmp_path / "proxy").cases()
         assert [case.id for case in found] == [case.id for case in expected]
         assert [case.patient for case in found] == [case.patient for case in expected]
         assert [case.series for case in found] == [case.series for case in expected]

@@ -260,7 +260,7 @@ def test_a_training_that_is_killed_at_any_moment_is_told_and_the_server_answers(
         end = time.monotonic() + 60
         while not training_processes(running) and time.monotonic() < end:
             time.sleep(0.05)
-        time.sleep(moments.uniform(0.0, 18.0))
+        time.sleep(moments.uniform(0.0, 12.0))
         for process in training_processes(running):
             process.kill()
         end = time.monotonic() + 60
