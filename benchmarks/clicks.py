@@ -1,8 +1,9 @@
 """What clicks are worth: an annotator is played on patients that the model has not seen, fold by fold.
 
 Each row is one way to correct: the classifier with all modalities, with one of them alone, and with all of them without
-a model, from nothing; a refinement, trained on the fold's training patients, with all modalities or one; and a rival
-after DeepEdit, trained on them too. Times are ratios to a whole inference of the same case, in the same process.
+a model, from nothing; a refinement, trained on the fold's training patients, with all modalities or one; scribbles in
+place of clicks; and a rival after DeepEdit, trained on the same patients. Times are ratios to a whole inference of the
+same case, in the same process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.deepedit import DeepEditAnnotator, train_deepedit
 from benchmarks.rivals import splits
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.correcting.annotator import Annotator, Session
+from maml_app.correcting.annotator import Annotator, Session, next_scribble
 from maml_app.correcting.correct import Corrector
 from maml_app.correcting.practice import practise
 from maml_app.correcting.trial import lessons
@@ -41,6 +42,7 @@ RESAMPLES = 10_000
 ALL = "all modalities"
 NOTHING = "all modalities, no model, from nothing"
 REFINED = "refinement, "
+SCRIBBLED = "scribbles, "
 DEEPEDIT = "DeepEdit-like, all modalities"
 
 out = Console(highlight=False)
@@ -64,6 +66,9 @@ def ways_of(spec: TaskSpec, model: Model, refiner: Refiner | None) -> dict[str, 
     if refiner:
         refining = replace(model, checkpoint=replace(model.checkpoint, refiner=refiner))
         ways |= {REFINED + way: Annotator(Corrector(spec, names), refining) for way, names in seeing.items()}
+    for way in (ALL, REFINED + ALL):
+        if way in ways:
+            ways[SCRIBBLED + way] = replace(ways[way], draw=next_scribble)
     return ways
 
 

@@ -142,6 +142,8 @@ def start(folder: Path) -> dict[str, Any]:
         {
             "import of MONAI Label's server": lambda: run("-c", "import monailabel.main, monailabel.app"),
             "python -m maml_app --help": lambda: run("-m", "maml_app", "--help"),
+            "the app, as a training loads it": lambda: run("-c", "import maml_app.main"),
+            "the same with all that MONAI tries": lambda: run("-c", "import maml_app.app"),
         },
         3,
     )

@@ -28,15 +28,17 @@ def correct(
     task: TaskOption = "",
     cases: Cases = "",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="clicks a label")] = 10,
+    scribbles: Annotated[bool, typer.Option("--scribbles", help="draw lines on slices in place of clicks")] = False,
     only: Annotated[str, typer.Option(help="the one modality that clicks look at; without it all of them")] = "",
     device: Device = "",
     as_json: Json = False,
 ) -> None:
     """Click on labelled cases as an annotator would, always into the largest error, and print what it brings.
 
-    The cases should be none that the model was trained on. Clicks of people are a server's: see docs/interactive.md.
+    The cases should be none that the model was trained on. Clicks and scribbles of people are a server's: see
+    docs/interactive.md.
     """
-    from maml_app.correcting.annotator import Annotator
+    from maml_app.correcting.annotator import Annotator, next_click, next_scribble
     from maml_app.correcting.correct import Corrector
     from maml_app.versions.predict import load_model, pick_device
 
@@ -46,7 +48,8 @@ def correct(
     if only and only not in spec.modality_names:
         raise MamlError(f"--only: expected one of {list(spec.modality_names)}, got {only!r}")
     loaded = load_model(model, spec, model.name, pick_device(device)) if model else None
-    annotator = Annotator(Corrector(spec, (only,) if only else ()), loaded, rounds)
+    draw = next_scribble if scribbles else next_click
+    annotator = Annotator(Corrector(spec, (only,) if only else ()), loaded, rounds, draw)
     chosen = labelled_cases(source, spec, cases)
     sessions: list[Session] = []
     with progress_bar("clicking", len(chosen)) as tick:
@@ -56,14 +59,15 @@ def correct(
     if as_json:
         print_json([{**asdict(session), "harmful": session.harmful} for session in sessions])
         return
-    out.print(_table(sessions, rounds))
+    what = "scribbles" if scribbles else "clicks"
+    out.print(_table(sessions, rounds, what))
     clicks, harmful = sum(session.clicks for session in sessions), sum(session.harmful for session in sessions)
-    out.print(f"{harmful} of {clicks} clicks made it worse")
+    out.print(f"{harmful} of {clicks} {what} made it worse")
 
 
-def _table(sessions: Sequence[Session], rounds: int) -> Table:
+def _table(sessions: Sequence[Session], rounds: int, what: str) -> Table:
     shown = [count for count in SHOWN if count <= rounds]
-    table = Table(title="Dice after so many clicks")
+    table = Table(title=f"Dice after so many {what}")
     for heading in ("label", "cases", *map(str, shown)):
         table.add_column(heading)
     for label in dict.fromkeys(session.label for session in sessions):

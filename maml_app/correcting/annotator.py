@@ -1,10 +1,10 @@
-"""An annotator who clicks, played: always into the largest error, near its middle."""
+"""An annotator who clicks or scribbles, played: always into the largest error, near its middle."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,13 +13,15 @@ from scipy import ndimage
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
-from maml_app.correcting.correct import Corrected, Marked, Prompt, empty
+from maml_app.correcting.correct import Corrected, Marked, Prompt, along, empty
 from maml_app.evaluation.metrics import dice
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array, Volume
 from maml_app.versions.predict import Model, segment
 
 NEAR_MIDDLE = 0.8  # of the largest depth in an error: as deep a click lies at least
+WELL_INSIDE = 0.5  # of the depth of its beginning on its slice: as deep a scribble stays
+DIRECTIONS = 16  # in which it may run
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,67 @@ class Session:
         return sum(new < old for old, new in itertools.pairwise(after))
 
 
+Drawing = Callable[[Volume, Array, int, np.random.Generator], Prompt | None]
+
+
 def next_click(label: Volume, truth: Array, value: int, rng: np.random.Generator) -> Prompt | None:
     """Where a person would click next: inside the largest connected part of what is wrong; None if nothing is.
 
     Args:
         truth: label map on the label's grid.
     """
-    wanted = truth == value
-    wrong = (label.voxels == value) ^ wanted
-    parts, count = ndimage.label(wrong)
+    found = _middle_of_error(label, truth, value, rng)
+    return found and _prompt(label, [found[1]], truth == value)
+
+
+def next_scribble(label: Volume, truth: Array, value: int, rng: np.random.Generator) -> Prompt | None:
+    """As `next_click`, and from there the longest straight line on its slice that stays well inside of the error."""
+    found = _middle_of_error(label, truth, value, rng)
+    if found is None:
+        return None
+    error, (x, y, z) = found
+    across = np.array(label.grid.spacing_mm[:2])
+    depth = ndimage.distance_transform_edt(error[:, :, z], sampling=across)
+    inside = depth >= WELL_INSIDE * depth[x, y]
+    step = across.min() / 2
+    best = [(x, y, z)]
+    for angle in np.arange(DIRECTIONS) * np.pi / DIRECTIONS:
+        way = np.array([np.cos(angle), np.sin(angle)]) * step / across
+        ends = [_last_inside(inside, np.array([x, y], float), sign * way) for sign in (-1, 1)]
+        if np.linalg.norm((ends[1] - ends[0]) * across) > np.linalg.norm(np.subtract(best[-1], best[0])[:2] * across):
+            best = [(*end, z) for end in ends]
+    return _prompt(label, best, truth == value)
+
+
+def _middle_of_error(
+    label: Volume, truth: Array, value: int, rng: np.random.Generator
+) -> tuple[Array, tuple[int, int, int]] | None:
+    """The largest connected part of what is wrong (X, Y, Z), and a voxel near its middle; None if nothing is."""
+    parts, count = ndimage.label((label.voxels == value) ^ (truth == value))
     if not count:
         return None
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     depth = ndimage.distance_transform_edt(largest, sampling=label.grid.spacing_mm)
     places = np.argwhere(depth >= NEAR_MIDDLE * depth.max())
-    place = places[rng.integers(len(places))]
-    return Prompt((label.affine @ (*place, 1.0))[None, :3], bool(wanted[tuple(place)]))
+    x, y, z = places[rng.integers(len(places))].tolist()
+    return largest, (x, y, z)
+
+
+def _last_inside(inside: Array, place: Array, way: Array) -> Array:
+    """How far one can go from a place of a slice (2,) in steps without leaving a part of it."""
+    while True:
+        further = place + way
+        at = np.round(further).astype(int)
+        if (at < 0).any() or (at >= inside.shape).any() or not inside[tuple(at)]:
+            return place
+        place = further
+
+
+def _prompt(label: Volume, places: Sequence[tuple[float, float, float]], wanted: Array) -> Prompt:
+    """A click on a voxel, or a line between two places, with what the truth says there."""
+    points_mm = np.stack([(label.affine @ (*place, 1.0))[:3] for place in places])
+    middle = tuple(np.round(np.mean(places, axis=0)).astype(int))
+    return Prompt(along(points_mm, label.grid), bool(wanted[middle]))
 
 
 class Mender(Protocol):
@@ -75,11 +122,12 @@ class Mender(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Annotator:
-    """Clicks on cases until they are right, or so many times."""
+    """Clicks on cases until they are right, or so many times; or scribbles, as `draw` says."""
 
     corrector: Mender
     model: Model | None
     rounds: int = 10
+    draw: Drawing = next_click
 
     def play_case(self, case: Case) -> list[Session]:
         """Click on every label of a labelled case, beginning with the model's answer, or with nothing without one.
@@ -106,7 +154,7 @@ class Annotator:
         label, clicks, seconds = start, list[Prompt](), list[float]()
         scores = [dice(label.voxels, truth.voxels, [value]) or 0.0]
         for _ in range(self.rounds):
-            click = next_click(label, truth.voxels, value, rng)
+            click = self.draw(label, truth.voxels, value, rng)
             if click:
                 clicks.append(click)
                 began = time.perf_counter()

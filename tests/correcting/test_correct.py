@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from maml_app.__main__ import app
 from maml_app.cases.case import Case
-from maml_app.correcting.annotator import Annotator, next_click
+from maml_app.correcting.annotator import Annotator, next_click, next_scribble
 from maml_app.correcting.correct import Corrected, Corrector, Marked, Prompt, along, empty
 from maml_app.correcting.marks import (
     REACH_LEAST_MM,
@@ -273,6 +273,29 @@ def test_the_played_annotator_clicks_into_the_largest_error(case: Case) -> None:
     assert next_click(Volume(wanted, grid.affine), wanted, 2, rng) is None
 
 
+def test_the_played_annotator_scribbles_along_the_largest_error_on_one_slice() -> None:
+    grid = Grid((40, 30, 24), oblique((1.5, 2.0, 3.0)))
+    wanted = np.zeros(grid.shape, np.uint8)
+    wanted[10:31, 8:12, 5:8] = 2  # 31 mm long, 8 mm wide
+    label = np.zeros_like(wanted)
+    scribble = next_scribble(Volume(label, grid.affine), wanted, 2, np.random.default_rng(0))
+    assert scribble is not None
+    assert scribble.inside
+    inverse = np.linalg.inv(grid.affine)
+    places = np.array([(inverse @ (*point, 1.0))[:3] for point in scribble.path_mm])
+    voxels = np.round(places).astype(int)
+    assert (wanted[tuple(voxels.T)] == 2).all()
+    assert len(np.unique(voxels, axis=0)) == len(voxels)
+    assert set(voxels[:, 2]) == {6}  # the middle slice
+    assert np.ptp(voxels[:, 0]) >= 17  # along it
+    assert not next_scribble(Volume(wanted, grid.affine), wanted, 2, np.random.default_rng(0))
+    # too much is taken away along a line as well
+    taken = next_scribble(Volume(wanted, grid.affine), label, 2, np.random.default_rng(0))
+    assert taken is not None
+    assert not taken.inside
+    assert len(taken.path_mm) > 10
+
+
 def test_clicks_make_a_case_better_and_the_command_tells(case: Case, tmp_path: Path) -> None:
     grid = read_grid(case.grids["t1"])
     wanted = Volume(truth(case, "t1"), grid.affine)
@@ -286,5 +309,8 @@ def test_clicks_make_a_case_better_and_the_command_tells(case: Case, tmp_path: P
     answer = CliRunner().invoke(app, words)
     assert answer.exit_code == 0, answer.output
     assert "clicks made it worse" in answer.output
+    drawn = CliRunner().invoke(app, [*words, "--scribbles"])
+    assert drawn.exit_code == 0, drawn.output
+    assert "scribbles made it worse" in drawn.output
     seeing_t1 = CliRunner().invoke(app, [*words, "--only", "t1", "--json"])
     assert seeing_t1.exit_code == 0, seeing_t1.output
