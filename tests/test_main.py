@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from maml_app.__main__ import main
 from maml_app.cases.spec import load_task
 from maml_app.imaging.files import read_label, write_label
 from maml_app.network.checkpoint import Checkpoint
@@ -23,6 +20,7 @@ from maml_app.network.settings import Network
 from maml_app.versions.registry import ModelRegistry
 from tests.builders import touch
 from tests.conftest import TOY
+from tests.harness.command import called
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,14 +31,10 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: object, expect: int = 0) -> str:
-    """The command line, in this process: importing torch anew for each call would take most of the time."""
-    printed = io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["maml_app", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert (ended.value.code or 0) == expect, printed.getvalue()
-    return printed.getvalue()
+    """What a command prints, which ends with this exit code."""
+    code, printed = called(*arguments)
+    assert code == expect, printed
+    return printed
 
 
 def test_it_is_a_program_of_its_own() -> None:

@@ -93,7 +93,8 @@ def _start(cluster: Cluster) -> Any:
         ) from None
     address = cluster.address
     here = str(Path(__file__).resolve().parents[2])
-    options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": here}}, "log_to_driver": False}
+    of_workers = {"env_vars": {"PYTHONPATH": here}, "worker_process_setup_hook": "maml_app.lean.spare_imports"}
+    options: dict[str, Any] = {"runtime_env": of_workers, "log_to_driver": False}
     try:
         _reach(address)
         if address == LOCAL:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +35,8 @@ from maml_app.training.train import train
 from maml_app.versions.predict import Model, segment
 from tests.builders import keep
 from tests.conftest import TOY, real
+from tests.harness.command import called
 from tests.harness.orthanc import Orthanc
-from tests.harness.server import ROOT
 from tests.imaging.objects import structure_set
 from tests.integration.conftest import Archive, case_of, opened, sent
 
@@ -237,13 +235,9 @@ def test_real_studies_and_their_contours(tmp_path: Path) -> None:
 def run(cache: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
     """The command line, as a user calls it."""
     monkeypatch.setenv("MAML_CACHE", str(cache))
-    found = subprocess.run(
-        [sys.executable, "-m", "maml_app", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert "Traceback" not in found.stdout + found.stderr
-    return found.returncode, " ".join(
-        (found.stdout + found.stderr).split()
-    )  # lines are wrapped at the terminal's width
+    code, printed = called(*arguments)
+    assert "Traceback" not in printed
+    return code, " ".join(printed.split())  # lines are wrapped at the terminal's width
 
 
 def test_check_and_import_labels_on_the_command_line(

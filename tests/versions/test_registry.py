@@ -124,6 +124,8 @@ def test_a_report_can_be_added_to(tmp_path: Path) -> None:
 
 STORE = """
 import sys, torch
+from maml_app.lean import spare_imports
+spare_imports()
 from pathlib import Path
 from maml_app.versions.registry import ModelRegistry
 from maml_app.network.checkpoint import open_checkpoint
