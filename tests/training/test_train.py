@@ -37,7 +37,7 @@ def test_training_repeats_bit_by_bit_and_reports(store: FolderStore, spec: TaskS
 def test_training_on_few_cases_learns_them(store: FolderStore, spec: TaskSpec) -> None:
     """Some toy steps must beat the start clearly: the whole path from files to labels works."""
     longer = spec.model_copy(
-        update={"training": spec.training.model_copy(update={"steps": 120, "learning_rate": 0.02, "validation": 0.0})}
+        update={"training": spec.training.model_copy(update={"steps": 70, "learning_rate": 0.03, "validation": 0.0})}
     )
     cases = [case for case in store.cases() if case.label]
     start = train(spec, cases, ON_CPU).network
