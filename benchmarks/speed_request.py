@@ -187,17 +187,17 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
 
 
 LARGE = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
-from benchmarks.speed_request import FolderStore, ModelRegistry, SegmentCase, two_phases
+from benchmarks.speed_request import FolderStore, ModelRegistry, SegmentCase, proc_bytes, two_phases
 torch.set_num_threads(1)
 folder, spec = Path(sys.argv[1]), two_phases()
 task = SegmentCase(FolderStore(folder / "studies", spec), spec, ModelRegistry(folder / "models"))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(proc_bytes("self/status", "VmHWM"))
 file, _ = task({"image": "case@" + spec.modality_names[0], "result_extension": ".nii.gz", "device": "cpu"})
 Path(file).unlink()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(proc_bytes("self/status", "VmHWM"))
 """
 
 
@@ -218,7 +218,8 @@ def memory(folder: Path) -> dict[str, Any]:
     ModelRegistry(folder / "large" / "models").publish(network, checkpoint, {})
     call = [sys.executable, "-c", LARGE, str(folder / "large")]
     before, after = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
-    return {"programs, GB": round(int(before) / 1e6, 2), "with the request, GB": round(int(after) / 1e6, 2)}
+    # VmHWM and not ru_maxrss, which a process takes over from the one that started it
+    return {"programs, GB": round(float(before) / 1e9, 2), "with the request, GB": round(float(after) / 1e9, 2)}
 
 
 def abdomen(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
