@@ -1,8 +1,9 @@
 """What a request and a training step cost: ratios to named rivals, each pair run in turn in one process.
 
-Parts: `forward` (windows and training steps against an early-fusion U-Net), `request` (a case through the infer task
-against MONAI Label's stock task with MONAI's transforms around the same network), `memory` (of a large request),
-`threads` (two threads alone and beside a busy process), `start` (command line and server). One thread unless said.
+Parts: `forward` (windows and training steps against an early-fusion U-Net), `growth` (of a window with its voxels),
+`samples` (training patches from prepared cases and from files), `request` (a case through the infer task against MONAI
+Label's stock task with MONAI's transforms around the same network), `memory` (of a large request), `threads` (two
+threads alone and beside a busy process), `start` (command line and server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -20,17 +21,24 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
-from benchmarks.speed_request import WIDTHS, Seconds, against, memory, request
+from benchmarks.speed_request import WIDTHS, Seconds, abdomen, against, memory, request, two_phases
 from maml_app.disk import write_text
+from maml_app.imaging.files import write_image, write_label
+from maml_app.imaging.labels import prepare_label
+from maml_app.imaging.preprocess import prepare
+from maml_app.imaging.volume import Volume
 from maml_app.network.compiled import Compiled
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.network.settings import Loss
 from maml_app.network.window import Answering
 from maml_app.stores.choice import shipped_tasks
+from maml_app.stores.folder import FolderStore
+from maml_app.training.dataset import PatchSource, build_samples, load_sample
 from tests.harness.server import Server
 
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
@@ -96,6 +104,46 @@ def training_step(network: SegmentationNetwork, window: torch.Tensor, parts: tor
     return step
 
 
+def growth(repeats: int) -> dict[str, Any]:
+    """Seconds of a window by its voxels, all of three modalities there and one of them; ratios for the same voxels."""
+    network = build_network(3, 4, WIDTHS).eval()
+    found: dict[str, Any] = {}
+    for count in (3, 1):
+        present = torch.arange(3) < count
+        windows = {side: torch.randn(1, 3, side, side, side) for side in (32, 64, 96, 128)}
+        with torch.inference_mode():
+            seconds = in_turn(
+                {str(side): partial(Answering(network, present), window) for side, window in windows.items()}, repeats
+            )
+        a_voxel = {side: value / int(side) ** 3 for side, value in seconds.items()}
+        found[f"{count} of 3 modalities"] = {
+            f"{side}³": {"s": round(seconds[side], 4), "ratio of a voxel": round(a_voxel[side] / a_voxel["64"], 3)}
+            for side in seconds
+        }
+    return found
+
+
+def samples(folder: Path, repeats: int) -> dict[str, Any]:
+    """Seconds of one augmented patch of two phases of 512 × 512 × 200: the case prepared before, or anew each time."""
+    spec, home = two_phases(), folder / "samples"
+    (home / "case").mkdir(parents=True)
+    phases, truth = abdomen((512, 512, 200))
+    affine = np.diag([0.8, 0.8, 2.5, 1.0])
+    for name, phase in zip(spec.modality_names, phases, strict=True):
+        write_image(home / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    write_label(home / "case" / "label.nii.gz", truth, affine)
+    [case] = FolderStore(home, spec).cases()
+    built = build_samples([case], spec, folder / "prepared")
+    source = PatchSource([load_sample(*item) for item in built.items()], spec, 0)
+
+    def from_files() -> None:
+        prepare_label(case, spec, prepare(case, spec).grid)
+        source.batch(0, [0])
+
+    calls = {"from the files": from_files, "from the prepared case": lambda: source.batch(0, [0])}
+    return against(in_turn(calls, repeats), "from the files")
+
+
 BUSY = """
 import subprocess, sys, time, statistics, torch
 from benchmarks.speed import WIDTHS, build_network
@@ -157,7 +205,9 @@ def start(folder: Path) -> dict[str, Any]:
 
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
-    parts: Annotated[str, typer.Option(help="names with commas between")] = "forward,request,memory,threads,start",
+    parts: Annotated[str, typer.Option(help="names with commas between")] = (
+        "forward,growth,samples,request,memory,threads,start"
+    ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
@@ -168,6 +218,8 @@ def main(
         folder = Path(name)
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "forward": lambda: forward(side, repeats),
+            "growth": lambda: growth(repeats),
+            "samples": lambda: samples(folder, repeats),
             "request": lambda: request(folder, (512, 512, 200), (0.8, 0.8, 2.5)),
             "memory": lambda: memory(folder),
             "threads": threads,

@@ -127,7 +127,7 @@ def stroke(page: Page, modality: str, tool: str = "CircularBrush", offset: tuple
     page.mouse.down()
     page.mouse.move(at["x"] + offset[0] + 15, at["y"] + offset[1] + 8, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(1000)
 
 
 def draw_with(page: Page, label: str) -> None:
