@@ -25,12 +25,11 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.speed_request import WIDTHS, Seconds, abdomen, against, memory, request, two_phases
+from benchmarks.speed_request import WIDTHS, Seconds, abdomen, against, memory, request, two_phases, write_phases
 from maml_app.disk import write_text
-from maml_app.imaging.files import write_image, write_label
+from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import prepare_label
 from maml_app.imaging.preprocess import prepare
-from maml_app.imaging.volume import Volume
 from maml_app.network.compiled import Compiled
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
@@ -126,11 +125,9 @@ def growth(repeats: int) -> dict[str, Any]:
 def samples(folder: Path, repeats: int) -> dict[str, Any]:
     """Seconds of one augmented patch of two phases of 512 × 512 × 200: the case prepared before, or anew each time."""
     spec, home = two_phases(), folder / "samples"
-    (home / "case").mkdir(parents=True)
     phases, truth = abdomen((512, 512, 200))
     affine = np.diag([0.8, 0.8, 2.5, 1.0])
-    for name, phase in zip(spec.modality_names, phases, strict=True):
-        write_image(home / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    write_phases(home / "case", spec, phases, affine)
     write_label(home / "case" / "label.nii.gz", truth, affine)
     [case] = FolderStore(home, spec).cases()
     built = build_samples([case], spec, folder / "prepared")

@@ -125,11 +125,9 @@ class Fused(torch.nn.Module):
 def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float, float]) -> dict[str, Any]:
     """Seconds of whole requests for a case of two CT phases on one grid, the answer written as .nii.gz included."""
     spec = two_phases()
-    (folder / "studies" / "case").mkdir(parents=True)
     affine = np.diag([*zooms, 1.0])
     phases, truth = abdomen(shape)
-    for name, phase in zip(spec.modality_names, phases, strict=True):
-        write_image(folder / "studies" / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    write_phases(folder / "studies" / "case", spec, phases, affine)
     nib.save(nib.Nifti1Image(np.stack(phases, axis=-1).astype(np.int16), affine), folder / "stacked.nii.gz")
     store = FolderStore(folder / "studies", spec)
     network = taught(spec, store.case("case"), Volume(truth, affine))
@@ -207,11 +205,8 @@ def memory(folder: Path) -> dict[str, Any]:
     The network has learnt nothing: what it says is noise, the worst for the way back to the asked grid.
     """
     spec = two_phases()
-    (folder / "large" / "studies" / "case").mkdir(parents=True)
     phases, _ = abdomen((512, 512, 800))
-    for name, phase in zip(spec.modality_names, phases, strict=True):
-        affine = np.diag([0.8, 0.8, 1.0, 1.0])
-        write_image(folder / "large" / "studies" / "case" / f"{name}.nii.gz", Volume(phase, affine))
+    write_phases(folder / "large" / "studies" / "case", spec, phases, np.diag([0.8, 0.8, 1.0, 1.0]))
     del phases
     network = build_network(2, spec.classes, WIDTHS).eval()
     checkpoint = Checkpoint(spec.name, spec.signature(), 2, spec.classes, WIDTHS, PATCH)
@@ -239,6 +234,13 @@ def abdomen(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
         values = np.where(body, 30, -1000) + enhanced * liver - dark * tumour
         phases.append((values + rng.normal(0, 15, shape)).round().astype(np.int16))
     return phases, liver.astype(np.uint8) + tumour
+
+
+def write_phases(folder: Path, spec: TaskSpec, phases: list[Array], affine: Array) -> None:
+    """A case of these phases (X, Y, Z)."""
+    folder.mkdir(parents=True)
+    for name, phase in zip(spec.modality_names, phases, strict=True):
+        write_image(folder / f"{name}.nii.gz", Volume(phase, affine))
 
 
 def taught(spec: TaskSpec, case: Case, label: Volume) -> SegmentationNetwork:
