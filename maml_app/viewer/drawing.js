@@ -5,12 +5,22 @@ import { interpolate, lesions } from './shapes.js';
 import { press, showLesions } from './panel.js';
 import { PROMPTS } from './ohif.js';
 
+const SETTLED_MS = 150; // so long nothing may have changed before a stroke is taken for over
 const LOOKING = [undefined, 'WindowLevel', ...PROMPTS]; // tools that draw nothing themselves
 
 export class Drawing {
   constructor(app) {
     this.app = app;
     this.tool = undefined;
+    this.leave();
+  }
+
+  /** Forget what the mouse does. */
+  leave() {
+    clearTimeout(this.timer);
+    this.timer = 0; // runs from a change on, until it counts
+    this.stroke = 0; // how often the mouse went down
+    this.pressed = false;
   }
 
   chooseLabel() {
@@ -37,6 +47,33 @@ export class Drawing {
   cross() {
     const { box, viewer } = this.app;
     viewer.crossHairs(box.cursor.checked);
+  }
+
+  /** The mouse went down: what is drawn until it goes down again is one step, however late it comes. */
+  down() {
+    this.settle();
+    this.stroke += 1;
+    this.pressed = true;
+  }
+
+  up() {
+    this.pressed = false;
+    this.changed();
+  }
+
+  /** A tool changed a labelmap, perhaps after the mouse went up: a click without a drag draws 0.4 s later. */
+  changed() {
+    clearTimeout(this.timer);
+    this.timer = this.stroke && !this.pressed ? setTimeout(() => this.settle(), SETTLED_MS) : 0;
+  }
+
+  /** What was changed and does not count yet does now. */
+  settle() {
+    if (this.timer) {
+      clearTimeout(this.timer);
+      this.timer = 0;
+      this.drawn();
+    }
   }
 
   /** After a stroke. */
@@ -66,7 +103,7 @@ export class Drawing {
   /** What changed is a step, which can be undone. */
   taken() {
     const { work } = this.app;
-    if (work.steps.take(work.planes()).length) {
+    if (work.steps.take(work.planes(), this.stroke).length) {
       work.touch();
       this.app.showSaved();
       this.showLesions();
@@ -89,11 +126,13 @@ export class Drawing {
   }
 
   undo() {
+    this.settle();
     this.move(planes => this.app.work.steps.undo(planes));
     this.app.prompts.undone();
   }
 
   redo() {
+    this.settle();
     this.move(planes => this.app.work.steps.redo(planes));
   }
 

@@ -17,7 +17,6 @@ import { Overlay } from './overlay.js';
 import { Prompts } from './prompts.js';
 
 const DRAFT_MS = 2000; // how often it is asked whether a draft is due
-const SETTLED_MS = 150;
 
 class App {
   constructor(task) {
@@ -63,6 +62,7 @@ class App {
     if (this.busy) {
       return;
     }
+    this.drawing.settle(); // a stroke that is hardly over counts for what is asked now
     this.busy = true;
     setBusy(this.box, true, cancellable);
     try {
@@ -234,15 +234,24 @@ class App {
       this.attach();
       void this.refresh();
     });
+    viewer.onDrawn(() => this.shown() && this.drawing.changed());
     this.listening = new AbortController();
     const listen = (target, name, action) =>
       target.addEventListener(name, action, { signal: this.listening.signal, capture: true });
     listen(document, 'keydown', event => this.key(event));
-    listen(document, 'pointerdown', event => this.shown() && this.prompts.down(event));
+    listen(document, 'pointerdown', event => {
+      if (this.shown()) {
+        this.drawing.down();
+        this.prompts.down(event);
+      }
+    });
     listen(document, 'pointermove', event => this.prompts.move(event));
-    listen(document, 'pointercancel', () => this.prompts.drop());
+    listen(document, 'pointercancel', () => {
+      this.drawing.up();
+      this.prompts.drop();
+    });
     listen(document, 'pointerup', event => {
-      setTimeout(() => this.shown() && this.drawing.drawn(), SETTLED_MS);
+      this.drawing.up();
       if (this.shown()) {
         this.prompts.up(event);
       }
@@ -265,6 +274,7 @@ class App {
   /** It was left: nothing of ours goes on. */
   leave() {
     this.viewer.leave();
+    this.drawing.leave();
     this.prompts.drop();
     this.listening?.abort();
     this.observer?.disconnect();

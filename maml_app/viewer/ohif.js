@@ -268,9 +268,18 @@ export class Viewer {
   }
 
   changed(series, overlay = false) {
-    const detail = { segmentationId: overlay ? OVERLAY + series : this.segmentationId(series) };
+    const detail = { segmentationId: overlay ? OVERLAY + series : this.segmentationId(series), ours: true };
     const name = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
     window.cornerstone.triggerEvent(window.cornerstone.eventTarget, name, detail);
+  }
+
+  /** Tell when the viewer itself has changed a label. */
+  onDrawn(action) {
+    const { eventTarget } = window.cornerstone;
+    const name = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+    const told = ({ detail }) => !detail.ours && detail.segmentationId.startsWith(LABEL) && action();
+    eventTarget.addEventListener(name, told);
+    this.undo.push({ unsubscribe: () => eventTarget.removeEventListener(name, told) });
   }
 
   /** Draw with one label; neither brush nor eraser changes those that are locked. */

@@ -57,10 +57,11 @@ export class Steps {
     this.shadow = copyOf(planes);
     this.done = [];
     this.undone = [];
+    this.stroke = null; // to which the last step belongs
   }
 
-  /** Take what changed since the last step as a new one; returns the names of its slices. */
-  take(planes) {
+  /** Take what changed since the last step as a new one, or as more of it in the same stroke; returns its slices. */
+  take(planes, stroke = null) {
     const before = new Map();
     for (const [name, plane] of planes) {
       const old = this.shadow.get(name);
@@ -69,9 +70,13 @@ export class Steps {
         this.shadow.set(name, new Uint8Array(plane));
       }
     }
-    if (before.size) {
+    if (before.size && stroke !== null && stroke === this.stroke) {
+      const last = this.done.pop();
+      this.done.push(new Map([...before, ...last])); // a slice is as it was before the stroke
+    } else if (before.size) {
       this.done = [...this.done.slice(1 - this.limit), before];
       this.undone = [];
+      this.stroke = stroke;
     }
     return [...before.keys()];
   }
@@ -89,6 +94,7 @@ export class Steps {
     if (!step) {
       return false;
     }
+    this.stroke = null;
     to.push(new Map([...step.keys()].map(name => [name, this.shadow.get(name)])));
     for (const [name, plane] of step) {
       planes.get(name).set(plane);

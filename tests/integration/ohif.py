@@ -119,13 +119,16 @@ def activate(page: Page, modality: str) -> None:
     page.wait_for_timeout(300)
 
 
-def stroke(page: Page, modality: str, tool: str = "CircularBrush", offset: tuple[int, int] = (-110, 110)) -> None:
-    """Draw a short stroke with the mouse, so far from the middle of a viewport."""
+def stroke(
+    page: Page, modality: str, tool: str = "CircularBrush", offset: tuple[int, int] = (-110, 110), drag: bool = True
+) -> None:
+    """Draw a short stroke with the mouse, or click once, so far from the middle of a viewport."""
     press(page, tool)
     at = viewport(page, modality)
     page.mouse.move(at["x"] + offset[0], at["y"] + offset[1])
     page.mouse.down()
-    page.mouse.move(at["x"] + offset[0] + 15, at["y"] + offset[1] + 8, steps=5)
+    if drag:
+        page.mouse.move(at["x"] + offset[0] + 15, at["y"] + offset[1] + 8, steps=5)
     page.mouse.up()
     page.wait_for_timeout(1000)
 

@@ -204,6 +204,11 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), over)
     page.keyboard.press("Control+z")
     assert_same(in_viewer(page, ct), painted)
+    # a click without a drag is drawn after the mouse went up, and is a step as well
+    stroke(page, "ct", offset=(-60, 60), drag=False)
+    assert changed(painted, in_viewer(page, ct)) == [name]
+    page.keyboard.press("Control+z")
+    assert_same(in_viewer(page, ct), painted)
     # nothing is drawn on a series where the label does not lie
     kept = in_viewer(page, pet)
     stroke(page, "pet")

@@ -114,6 +114,26 @@ test('steps are undone and done again, slice by slice, and a new one ends what w
   assert.ok(steps.undo(drawn) && steps.undo(drawn) && !steps.undo(drawn)); // no more than its limit
 });
 
+test('what comes late belongs to its stroke, and a step that was undone is not added to', () => {
+  const drawn = planes(plane(), plane());
+  const steps = new Steps();
+  steps.reset(drawn);
+  drawn.get('s0')[3] = 1;
+  steps.take(drawn, 1);
+  drawn.get('s0')[4] = 1;
+  drawn.get('s1')[4] = 1;
+  assert.deepEqual(steps.take(drawn, 1), ['s0', 's1']);
+  assert.equal(steps.done.length, 1);
+  drawn.get('s0')[5] = 1;
+  steps.take(drawn, 2);
+  assert.ok(steps.undo(drawn));
+  assert.deepEqual([...drawn.get('s0').slice(3, 6)], [1, 1, 0]);
+  drawn.get('s0')[6] = 1;
+  steps.take(drawn, 2);
+  assert.ok(steps.undo(drawn) && steps.undo(drawn) && !steps.undo(drawn));
+  assert.ok(!drawn.get('s0').some(Boolean) && !drawn.get('s1').some(Boolean));
+});
+
 test('voxels go to the slices of their names, or nowhere', () => {
   const drawn = planes(plane(), plane());
   const voxels = Uint8Array.from([...plane([0, 0, 5]), ...plane([1, 0, 6])]);
