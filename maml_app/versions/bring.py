@@ -15,7 +15,7 @@ from maml_app.errors import ModelError
 from maml_app.evaluation.evaluate import Segmenter, evaluate
 from maml_app.network.checkpoint import load_checkpoint
 from maml_app.training.split import split
-from maml_app.versions.gate import Verdict, judge
+from maml_app.versions.gate import Outcome, weigh
 from maml_app.versions.predict import load_served
 from maml_app.versions.registry import ModelRegistry
 
@@ -43,14 +43,14 @@ def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[C
     trained_on = set(checkpoint.notes.get("trained_on") or {})
     held_out = [case for case in split(labelled, spec.training.validation)[1] if case.id not in trained_on]
     served = registry.served()
-    verdict: Verdict | None = None
+    outcome: Outcome | None = None
     scores = None
     if held_out:
         scores = evaluate(Segmenter(network, spec, checkpoint.patch, device), held_out)
     if scores and served:
         champion = load_served(registry, spec, device)
         before = evaluate(champion.segmenter(spec), held_out)
-        verdict = judge(scores, before, champion.version, spec.training.tolerance)
+        outcome = weigh(scores, before, champion.version, spec.training.tolerance)
     report = {
         **checkpoint.notes,
         "parent": None,
@@ -58,24 +58,24 @@ def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[C
         "task": spec.model_dump(mode="json"),
         "validation": scores.as_dict() if scores else None,
         "validated_on": {case.id: case.label.id for case in held_out if case.label},
-        "gate": verdict.as_dict() if verdict else None,
+        "gate": outcome.as_dict() if outcome else None,
     }
     version = registry.store(network, checkpoint, report)
-    publish = verdict.publish if verdict else served is None
+    publish = outcome.publish if outcome else served is None
     if publish:
         registry.serve(version)
-    return Brought(version, publish, _why(verdict, served, len(held_out)))
+    return Brought(version, publish, _why(outcome, served, len(held_out)))
 
 
-def _why(verdict: Verdict | None, served: str | None, held_out: int) -> str:
-    if verdict is None and served is None:
+def _why(outcome: Outcome | None, served: str | None, held_out: int) -> str:
+    if outcome is None and served is None:
         return "there was no model yet"
-    if verdict is None:
+    if outcome is None:
         return f"there is no validation case that it has not seen, so it cannot be compared with {served}"
-    if verdict.publish:
-        return f"not worse than {verdict.against} on {held_out} cases"
-    more = f" and {len(verdict.reasons) - 3} more" if len(verdict.reasons) > 3 else ""
-    return f"worse than {verdict.against} on {held_out} cases: {'; '.join(verdict.reasons[:3])}{more}"
+    if outcome.publish:
+        return f"not worse than {outcome.against} on {held_out} cases"
+    more = f" and {len(outcome.reasons) - 3} more" if len(outcome.reasons) > 3 else ""
+    return f"worse than {outcome.against} on {held_out} cases: {'; '.join(outcome.reasons[:3])}{more}"
 
 
 def _hash(file: Path) -> str:

@@ -10,7 +10,7 @@ from maml_app.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """Whether to publish, and why not: one reason for each label and subset that got worse beyond the tolerance."""
 
     publish: bool
@@ -23,7 +23,7 @@ class Verdict:
         return asdict(self)
 
 
-def judge(candidate: Scores, champion: Scores, against: str, tolerance: float) -> Verdict:
+def weigh(candidate: Scores, champion: Scores, against: str, tolerance: float) -> Outcome:
     """Compare two evaluations of the same cases, paired, for every subset and everything that is scored.
 
     A structure that is in neither truth nor answer counts as 1: finding something
@@ -42,7 +42,7 @@ def judge(candidate: Scores, champion: Scores, against: str, tolerance: float) -
         new, old = (sum(column) / len(values) for column in zip(*values, strict=True))
         if new < old - tolerance:
             reasons.append(f"{name} from {subset}: Dice {new:.3f}, was {old:.3f} ({len(values)} cases)")
-    return Verdict(not reasons, against, len(shared), tolerance, tuple(reasons))
+    return Outcome(not reasons, against, len(shared), tolerance, tuple(reasons))
 
 
 def _score(value: float | None) -> float:

@@ -19,7 +19,7 @@ from maml_app.training.progress import Progress, Report
 from maml_app.training.recipe import Recipe
 from maml_app.training.split import split
 from maml_app.training.train import Trained, cross_validate, train
-from maml_app.versions.gate import Verdict, forgotten, judge
+from maml_app.versions.gate import Outcome, forgotten, weigh
 from maml_app.versions.predict import Model, load_served
 from maml_app.versions.registry import ModelRegistry
 from maml_app.versions.runs import Run
@@ -74,19 +74,19 @@ class Retraining:
         report["task_hash"] = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
         report["trained"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         report["run"] = self.run.folder.name
-        verdict, forgot = self._verdict(result, champion, cases)
-        report["gate"] = verdict.as_dict() if verdict else None
+        outcome, forgot = self._outcome(result, champion, cases)
+        report["gate"] = outcome.as_dict() if outcome else None
         report["forgotten"] = forgot
         version = self.registry.store(result.network, result.checkpoint, report)
-        if verdict is None or verdict.publish:
+        if outcome is None or outcome.publish:
             self.registry.serve(version)
             self.say(f"published {version}")
         else:
-            for reason in verdict.reasons[:3]:  # the task's log keeps 20 lines; report.json has them all
-                self.say(f"worse than {verdict.against}: {reason}")
+            for reason in outcome.reasons[:3]:  # the task's log keeps 20 lines; report.json has them all
+                self.say(f"worse than {outcome.against}: {reason}")
             self.say(
-                f"{version} is kept as a candidate and {verdict.against} stays served: {len(verdict.reasons)} scores "
-                f"fell by more than {verdict.tolerance} on the same {verdict.cases} cases; to serve it all the same: "
+                f"{version} is kept as a candidate and {outcome.against} stays served: {len(outcome.reasons)} scores "
+                f"fell by more than {outcome.tolerance} on the same {outcome.cases} cases; to serve it all the same: "
                 f"python -m maml_app models promote {version}"
             )
         scores = report["validation"]
@@ -120,9 +120,9 @@ class Retraining:
             by_name = ", ".join(f"{name} {number(value)}" for name, value in row.dice.items())
             self.say(f"{what}, {subset} ({row.cases} cases): {by_name}")
 
-    def _verdict(
+    def _outcome(
         self, result: Trained, champion: Model | None, cases: Sequence[Case]
-    ) -> tuple[Verdict | None, list[str]]:
+    ) -> tuple[Outcome | None, list[str]]:
         """The gate's decision, None where there is nothing to compare, said why; and cases that were forgotten."""
         if result.validation is None:
             self.say(
@@ -139,7 +139,7 @@ class Retraining:
         forgot = forgotten(result.validation, before, champion.checkpoint.notes.get("validated_on", {}))
         for line in forgot[:3]:
             self.say(f"ALARM, forgotten since {champion.version}: {line}")
-        return judge(result.validation, before, champion.version, self.spec.training.tolerance), forgot
+        return weigh(result.validation, before, champion.version, self.spec.training.tolerance), forgot
 
     def _keep_split(self, labelled: Sequence[Case]) -> None:
         """What models were validated on is never trained on later, or their scores would mean nothing.

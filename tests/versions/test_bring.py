@@ -15,7 +15,7 @@ from maml_app.stores.folder import FolderStore
 from maml_app.training.split import split
 from maml_app.versions import bring as module
 from maml_app.versions.bring import bring
-from maml_app.versions.gate import Verdict
+from maml_app.versions.gate import Outcome
 from maml_app.versions.registry import ModelRegistry
 from tests.builders import stored_model
 
@@ -43,7 +43,7 @@ def test_the_first_one_is_served_and_a_worse_one_is_kept(
     assert (same.served, registry.served()) == (True, "v0002")
     assert same.why == f"not worse than v0001 on {len(held_out)} cases"
     monkeypatch.setattr(
-        module, "judge", lambda *_: Verdict(False, "v0002", 2, 0.02, ("lesion from ct: Dice 0, was 1",))
+        module, "weigh", lambda *_: Outcome(False, "v0002", 2, 0.02, ("lesion from ct: Dice 0, was 1",))
     )
     worse = bring(stored_model(tmp_path / "c.safetensors", half, {}, seed=1), registry, half, cases, CPU)
     assert (worse.served, registry.served(), registry.versions()[-1]) == (False, "v0002", worse.version)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from maml_app.evaluation.scores import CaseDice, Scores
-from maml_app.versions.gate import forgotten, judge
+from maml_app.versions.gate import forgotten, weigh
 
 
 def report(**cases: dict[str, float | None]) -> Scores:
@@ -14,25 +14,25 @@ OLD = report(a={"ct": 0.8, "ct+pet": 0.9}, b={"ct": 0.6, "ct+pet": 0.7})
 
 
 def test_better_or_as_good_is_published() -> None:
-    verdict = judge(report(a={"ct": 0.79, "ct+pet": 0.95}, b={"ct": 0.6, "ct+pet": 0.7}), OLD, "v0001", 0.02)
-    assert (verdict.publish, verdict.reasons, verdict.cases, verdict.against) == (True, (), 2, "v0001")
+    outcome = weigh(report(a={"ct": 0.79, "ct+pet": 0.95}, b={"ct": 0.6, "ct+pet": 0.7}), OLD, "v0001", 0.02)
+    assert (outcome.publish, outcome.reasons, outcome.cases, outcome.against) == (True, (), 2, "v0001")
 
 
 def test_one_subset_that_got_worse_is_enough_and_named() -> None:
-    verdict = judge(report(a={"ct": 0.5, "ct+pet": 0.99}, b={"ct": 0.6, "ct+pet": 0.99}), OLD, "v0001", 0.02)
-    assert not verdict.publish
-    assert verdict.reasons == ("lesion from ct: Dice 0.550, was 0.700 (2 cases)",)
+    outcome = weigh(report(a={"ct": 0.5, "ct+pet": 0.99}, b={"ct": 0.6, "ct+pet": 0.99}), OLD, "v0001", 0.02)
+    assert not outcome.publish
+    assert outcome.reasons == ("lesion from ct: Dice 0.550, was 0.700 (2 cases)",)
 
 
 def test_only_the_same_cases_are_compared() -> None:
-    verdict = judge(report(a={"ct": 0.8, "ct+pet": 0.9}, new={"ct": 0.1, "ct+pet": 0.1}), OLD, "v0001", 0.02)
-    assert (verdict.publish, verdict.cases) == (True, 1)
+    outcome = weigh(report(a={"ct": 0.8, "ct+pet": 0.9}, new={"ct": 0.1, "ct+pet": 0.1}), OLD, "v0001", 0.02)
+    assert (outcome.publish, outcome.cases) == (True, 1)
 
 
 def test_finding_a_lesion_where_there_is_none_is_worse() -> None:
-    verdict = judge(report(a={"ct": 0.0}), report(a={"ct": None}), "v0001", 0.02)
-    assert verdict.reasons == ("lesion from ct: Dice 0.000, was 1.000 (1 cases)",)
-    assert judge(report(a={"ct": None}), report(a={"ct": 0.0}), "v0001", 0.02).publish
+    outcome = weigh(report(a={"ct": 0.0}), report(a={"ct": None}), "v0001", 0.02)
+    assert outcome.reasons == ("lesion from ct: Dice 0.000, was 1.000 (1 cases)",)
+    assert weigh(report(a={"ct": None}), report(a={"ct": 0.0}), "v0001", 0.02).publish
 
 
 def test_a_case_that_was_forgotten_is_named_though_the_mean_is_fine() -> None:
