@@ -67,16 +67,27 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "experts_first_shared_decoder": {"loss": {"experts": 1.0}, "training": {"alone": 0.4, "experts_rate": 0.5}},
     "with_unlabelled": {"training": {"unlabelled": 1.0}},
     "experts_at_full_weight": {"loss": {"experts": 1.0}},
+    # two voxels of each axis taken together in place of the first level
+    "two_voxel_stem": {
+        "network": {"stem": [2, 2, 2], "channels": [16, 32, 64], "strides": [[1] * 3, [2] * 3, [2] * 3]}
+    },
+    # or before it, on images twice as fine: the levels lie where they lay
+    "finer_with_stem": {
+        "preprocess": {"spacing_mm": [2.0, 2.0, 2.5]},
+        "network": {"stem": [2, 2, 2]},
+        "training": {"patch": [80, 80, 48]},
+    },
 }
 VARIANTS = {**RIVALS, **ABLATIONS}
 ROWS = [*RIVALS, BY_EXPERTS, *ABLATIONS]
 
 
 def changed(spec: TaskSpec, change: Mapping[str, Change]) -> TaskSpec:
-    """The task with some settings of its network, training, loss or augmentation changed, validated again."""
+    """The task with some settings of its preprocessing, network, training, loss or augmentation changed, validated again."""
     content = spec.model_dump(mode="json")
     content["training"]["validation"] = 0.0
     places = {
+        "preprocess": content["preprocess"],
         "network": content["network"],
         "training": content["training"],
         "loss": content["training"]["loss"],

@@ -195,8 +195,8 @@ class TaskSpec(Strict):
         sides = zip(self.training.patch, self.network.divisor, strict=True)
         if any(side % divisor for side, divisor in sides):
             raise ValueError(
-                f"training.patch {list(self.training.patch)} must be divisible by the product of network.strides, "
-                f"{list(self.network.divisor)}"
+                f"training.patch {list(self.training.patch)} must be divisible by the product of network.stem and "
+                f"network.strides, {list(self.network.divisor)}"
             )
         return self
 

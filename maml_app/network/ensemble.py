@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from maml_app.network.fusion import HEADS, ByModality, agreement
 from maml_app.network.settings import Network
@@ -44,13 +45,12 @@ class MamlEnsemble(nn.Module):
 
     def __init__(self, modalities: int, classes: int, settings: Network) -> None:
         super().__init__()
-        channels, strides, self.shared_decoder = settings.channels, settings.strides, settings.shared_decoder
+        channels, self.shared_decoder = settings.channels, settings.shared_decoder
         # a shared decoder is the first expert's
         self.experts = nn.ModuleList(
-            UNet(1, classes, channels, strides, decodes=index == 0 or not self.shared_decoder)
-            for index in range(modalities)
+            UNet(1, classes, settings, decodes=index == 0 or not self.shared_decoder) for index in range(modalities)
         )
-        self.head = HEADS[settings.head](modalities, channels[0], classes)
+        self.head = HEADS[settings.head](modalities, channels[0], classes, settings.stem)
         self.averaged = settings.head == "average"
         # how strongly agreement counts is learned
         self.trust = nn.Parameter(torch.ones(())) if settings.agreement else None
@@ -124,7 +124,8 @@ class MamlEnsemble(nn.Module):
         attention = self._attend(*self.decode(self.encode(images, presence), presence), presence)[1]
         means = {index: weights.mean(dim=1) for index, weights in attention.items()}
         absent = torch.zeros_like(next(iter(means.values())))
-        return torch.stack([means.get(index, absent) for index in range(len(self.experts))], dim=1)
+        found = torch.stack([means.get(index, absent) for index in range(len(self.experts))], dim=1)
+        return found if found.shape[2:] == images.shape[2:] else F.interpolate(found, size=images.shape[2:])
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
         encoded = self.encode(images, presence)
@@ -167,8 +168,8 @@ class EarlyFusion(nn.Module):
 
     def __init__(self, modalities: int, classes: int, settings: Network) -> None:
         super().__init__()
-        wide = [round(channel * settings.fusion_width) for channel in settings.channels]
-        self.unet = UNet(modalities, classes, wide, settings.strides)
+        wide = tuple(round(channel * settings.fusion_width) for channel in settings.channels)
+        self.unet = UNet(modalities, classes, settings.model_copy(update={"channels": wide}))
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
         """As the ensemble, but with the last part only: one pass a step, as modality dropout does."""

@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from maml_app.network.settings import Ints3
+from maml_app.network.unet import VOXEL, scorer
+
 ByModality = Mapping[int, torch.Tensor]
 
 
@@ -47,17 +50,20 @@ def _weighted(features: ByModality, weights: ByModality) -> torch.Tensor:
 
 
 class _Head(nn.Module):
-    """The parts that heads with attention share, for M modalities whose last features are `width` wide."""
+    """The parts that heads with attention share, for M modalities whose last features are `width` wide.
 
-    def __init__(self, modalities: int, width: int, classes: int) -> None:
+    `stem`: voxels of a place of these features, along each axis; the logits are of voxels.
+    """
+
+    def __init__(self, modalities: int, width: int, classes: int, stem: Ints3 = VOXEL) -> None:
         super().__init__()
         self.fuse = _conv(modalities * width, width, 3)
         self.gates = nn.ModuleList(_gate(width) for _ in range(modalities))
-        self.out = _conv(width, classes, 1)
+        self.out = scorer(width, classes, stem)
 
     def _fuse(self, features: ByModality) -> torch.Tensor:
         """Conv3(concat F_i), where what is absent is zero."""
-        width, weight = self.out.in_channels, self.fuse.weight
+        width, weight = self.fuse.out_channels, self.fuse.weight
         if len(features) < len(self.gates):
             weight = torch.cat([weight[:, index * width : (index + 1) * width] for index in features], dim=1)
         return F.conv3d(torch.cat(list(features.values()), dim=1), weight, self.fuse.bias, padding=self.fuse.padding)
@@ -112,8 +118,8 @@ class JointHead(LightHead):
     out = Conv1(sum a_i F_i) + U Conv3(LeakyReLU(InstanceNorm(fused))), the rest as in the light head.
     """
 
-    def __init__(self, modalities: int, width: int, classes: int) -> None:
-        super().__init__(modalities, width, classes)
+    def __init__(self, modalities: int, width: int, classes: int, stem: Ints3 = VOXEL) -> None:
+        super().__init__(modalities, width, classes, stem)
         self.joint = nn.Sequential(nn.InstanceNorm3d(width, affine=True), nn.LeakyReLU(0.01), _conv(width, classes, 3))
 
     def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
@@ -127,7 +133,7 @@ class JointHead(LightHead):
 class AverageHead(nn.Module):
     """No attention: the mean of the present experts' probabilities. Its features are the experts' logits, C = K."""
 
-    def __init__(self, modalities: int, width: int, classes: int) -> None:
+    def __init__(self, modalities: int, width: int, classes: int, stem: Ints3 = VOXEL) -> None:
         super().__init__()
 
     def forward(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:

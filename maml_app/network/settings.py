@@ -24,6 +24,8 @@ class Network(Strict):
     `shared_decoder`: each expert has its own encoder, and all have one decoder, which learns from every modality.
     `agreement`: an expert's features weigh by how much its opinion agrees with the others'. `crosstalk`: experts
     exchange what they see at the coarsest level, at the price of a decoder pass for every subset.
+    `stem`: so many voxels along each axis are taken together before the first level, and told apart by the last layer
+    alone: (2, 2, 2) is an eighth of the arithmetic.
     """
 
     kind: Literal["maml", "early-fusion"] = "maml"
@@ -31,6 +33,7 @@ class Network(Strict):
     shared_decoder: bool = True
     agreement: bool = False
     crosstalk: bool = False
+    stem: Ints3 = (1, 1, 1)
     channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)
     strides: tuple[Ints3, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     fusion_width: Annotated[float, Field(ge=1, le=8)] = 2.0
@@ -49,7 +52,7 @@ class Network(Strict):
     @property
     def divisor(self) -> tuple[int, int, int]:
         """By what each side of a patch must be divisible, voxels."""
-        x, y, z = 1, 1, 1
+        x, y, z = self.stem
         for stride in self.strides:
             x, y, z = x * stride[0], y * stride[1], z * stride[2]
         return x, y, z

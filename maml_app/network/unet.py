@@ -8,8 +8,10 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from torch import nn
 
-Stride = tuple[int, int, int]
+from maml_app.network.settings import Ints3, Network
+
 NORM = ("instance", {"affine": True})
+VOXEL: Ints3 = (1, 1, 1)
 
 
 class UNet(nn.Module):
@@ -18,24 +20,18 @@ class UNet(nn.Module):
     Args:
         in_channels: image channels.
         classes: output channels K, background included.
-        channels: width of each level, finest first.
-        strides: downsampling from the level above, one an axis; the first is (1, 1, 1).
+        settings: widths and strides of the levels, finest first, and the stem before them.
         decodes: whether it has a decoder; without one it is an encoder whose features another U-Net decodes.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        classes: int,
-        channels: Sequence[int],
-        strides: Sequence[Stride],
-        decodes: bool = True,
-    ) -> None:
+    def __init__(self, in_channels: int, classes: int, settings: Network, decodes: bool = True) -> None:
         super().__init__()
+        channels, strides, stem = settings.channels, settings.strides, settings.stem
+        self.stem = nn.Identity() if stem == VOXEL else nn.Conv3d(in_channels, channels[0], stem, stride=stem)
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
         self.heads = nn.ModuleList()
-        width = in_channels
+        width = in_channels if stem == VOXEL else channels[0]
         for channel, stride in zip(channels, strides, strict=True):
             self.encoder.append(UnetBasicBlock(3, width, channel, kernel_size=3, stride=stride, norm_name=NORM))
             width = channel
@@ -45,15 +41,16 @@ class UNet(nn.Module):
             self.decoder.append(
                 UnetUpBlock(3, coarse, fine, kernel_size=3, stride=1, upsample_kernel_size=stride, norm_name=NORM)
             )
-            self.heads.append(nn.Conv3d(fine, classes, kernel_size=1))
+            self.heads.append(scorer(fine, classes, VOXEL if self.heads else stem))
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Decoder features of images (B, C, X, Y, Z), finest first; the first has the images' size."""
+        """Decoder features of images (B, C, X, Y, Z), finest first; without a stem the first has the images' size."""
         return self.decode(self.encode(images))
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Encoder features of images (B, C, X, Y, Z), finest first; the last is the bottleneck."""
         skips = []
+        images = self.stem(images)
         for block in self.encoder:
             images = block(images)
             skips.append(images)
@@ -72,3 +69,10 @@ class UNet(nn.Module):
         """Class scores (B, K, x, y, z) from the features, finest first; only the finest unless `deep`."""
         used = features if deep else features[:1]
         return [head(feature) for head, feature in zip(self.heads, used, strict=False)]
+
+
+def scorer(width: int, classes: int, stem: Ints3) -> nn.Module:
+    """From features of places to scores of the voxels in each: a 1 x 1 x 1 convolution where a place is one voxel."""
+    if stem == VOXEL:
+        return nn.Conv3d(width, classes, kernel_size=1)
+    return nn.ConvTranspose3d(width, classes, stem, stride=stem)

@@ -17,14 +17,14 @@ from tests.conftest import NETWORK
 PATCH = (16, 16, 8)
 
 
-def some_network(kind: str) -> Any:
+def some_network(kind: str, **more: Any) -> Any:
     torch.manual_seed(0)
-    return build_network(3, 4, NETWORK.model_copy(update={"kind": kind})).eval()
+    return build_network(3, 4, NETWORK.model_copy(update={"kind": kind, **more})).eval()
 
 
-@pytest.mark.parametrize("kind", ["maml", "early-fusion"])
-def test_the_graphs_say_what_the_network_says(kind: str) -> None:
-    network = some_network(kind)
+@pytest.mark.parametrize(("kind", "stem"), [("maml", (1, 1, 1)), ("maml", (2, 2, 1)), ("early-fusion", (1, 1, 1))])
+def test_the_graphs_say_what_the_network_says(kind: str, stem: tuple[int, int, int]) -> None:
+    network = some_network(kind, stem=stem)
     compiled = Compiled(network, PATCH)
     window = torch.randn(1, 3, *PATCH)
     for chosen in ((True, True, True), (True, False, False), (False, True, True)):

@@ -19,6 +19,9 @@ PLANS = [
     NETWORK.model_copy(update={"agreement": True}),
     NETWORK.model_copy(update={"crosstalk": True}),
     NETWORK.model_copy(update={"kind": "early-fusion"}),
+    NETWORK.model_copy(update={"stem": (2, 2, 1)}),
+    NETWORK.model_copy(update={"stem": (2, 2, 1), "head": "average", "shared_decoder": False}),
+    NETWORK.model_copy(update={"stem": (2, 2, 1), "kind": "early-fusion"}),
 ]
 IMAGES = torch.randn(2, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
 ALL = torch.ones(2, 3, dtype=torch.bool)
@@ -163,3 +166,22 @@ def test_a_shared_decoder_is_one_and_encoders_are_not() -> None:
         [0, 1, 2],
     ]
     assert [experts_moved_by(network(own), part) for part in ("encoder", "decoder", "heads")] == [[0], [0], [0]]
+
+
+def test_a_stem_tells_voxels_apart() -> None:
+    """An object with odd borders, no two axes alike, is learnt to the voxel although a place holds four."""
+    truth = torch.zeros(1, 16, 24, 6, dtype=torch.long)
+    truth[0, 3:9, 5:8, 1:4], truth[0, 8:13, 5, 3] = 1, 1
+    noise = torch.randn(1, 3, 16, 24, 6, generator=torch.Generator().manual_seed(0))
+    images = truth[:, None].float() + 0.05 * noise
+    net = network(NETWORK.model_copy(update={"stem": (2, 2, 1)})).train()
+    assert isinstance(net, MamlEnsemble)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(80):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(net(images, ALL[:1]).fused[0], truth).backward()
+        optimiser.step()
+    assert torch.equal(net(images, ALL[:1]).fused[0].argmax(dim=1), truth)
+    attention = net.attention(images, ALL[:1])
+    assert attention.shape == images.shape
+    assert torch.allclose(attention.sum(dim=1), torch.ones(()), atol=1e-4)

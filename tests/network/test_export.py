@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ numpy.save("answers.npy", numpy.stack([network(images, torch.from_numpy(row)) fo
 """
 
 
-def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
+def network(kind: str, head: str, **more: Any) -> SegmentationNetwork:
     torch.manual_seed(0)
     result = build_network(3, 3, Network.model_validate({**PLAN, "kind": kind, "head": head, **more})).eval()
     for parameter in result.parameters():
@@ -43,11 +44,12 @@ def network(kind: str, head: str, **more: bool) -> SegmentationNetwork:
         ("maml", "joint", {"shared_decoder": True}),
         ("maml", "paper", {"agreement": True, "crosstalk": True}),
         ("maml", "average", {}),
+        ("maml", "joint", {"stem": (2, 2, 1)}),
         ("early-fusion", "light", {}),
     ],
 )
 def test_it_gives_the_same_mask_where_this_program_is_not(
-    tmp_path: Path, kind: str, head: str, more: dict[str, bool]
+    tmp_path: Path, kind: str, head: str, more: dict[str, Any]
 ) -> None:
     ours = network(kind, head, **more)
     export_torchscript(tmp_path / "model.ts", ours, 3, (8, 8, 12))
