@@ -83,7 +83,7 @@ ROWS = [*RIVALS, BY_EXPERTS, *ABLATIONS]
 
 
 def changed(spec: TaskSpec, change: Mapping[str, Change]) -> TaskSpec:
-    """The task with some settings of its preprocessing, network, training, loss or augmentation changed, validated again."""
+    """The task with some settings of these sections changed, validated again."""
     content = spec.model_dump(mode="json")
     content["training"]["validation"] = 0.0
     places = {
