@@ -92,7 +92,7 @@ class Corrector:
                 prompt that is applied change, and of other labels none.
 
         Raises:
-            CaseError: a prompt lies outside of what can be seen of the case, or none of its images can be used.
+            CaseError: a prompt lies outside of what is shown of the case, or none of its images can be used.
         """
         seen = look(model, case, self.spec) if model else self._look(case)
         grid = seen.prepared.grid
@@ -100,7 +100,7 @@ class Corrector:
         for prompt, (places, _) in zip(marked.prompts, paths, strict=True):
             if not len(places):
                 raise CaseError(
-                    f"case {case.id}: expected clicks and scribbles within the images, got one at "
+                    f"case {case.id}: expected clicks and scribbles where the images show something, got one at "
                     f"{', '.join(f'{axis:.0f}' for axis in prompt.path_mm[0])} mm (RAS)"
                 )
         before = _onto(label.voxels == marked.value, label.grid, grid)

@@ -16,6 +16,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_case_label
+from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.reading import readings
 from maml_app.imaging.volume import Array, Grid, Volume
 
@@ -29,7 +30,7 @@ class Fingerprint:
     """Numbers over labelled cases; axes are those nearest to R, A, S.
 
     Attributes:
-        spacing_mm, size_mm: one entry a case, of the image that lends it its frame.
+        spacing_mm: one entry a case, of the image that lends it its frame; size_mm: of what its images show there.
         windows_hu: CT modality -> 0.5th and 99.5th percentile of what lies in the foreground.
         lesions_ml: volumes of the connected parts of the foreground, over all cases, ascending.
         missing: modality -> in how many cases it is missing.
@@ -73,21 +74,19 @@ def take_fingerprint(
     for case in labelled:
         tick(case.id)
         try:
-            label = read_case_label(case, spec)
+            label, shown = read_case_label(case, spec), prepare(case, spec).grid
             volumes = {
                 reading.modality.name: reading.volume for reading in readings(case, spec) if reading.volume is not None
             }
         except CaseError as error:
             skip(case.id, str(error))
             continue
-        if not volumes:
-            skip(case.id, "none of its images can be used")
-            continue
         used += 1
         frame = volumes[next(name for name in spec.preference if name in volumes)].grid
         order = nib.orientations.io_orientation(frame.affine)[:, 0].astype(int)
         spacings.append(_ordered(np.array(frame.spacing_mm), order))
-        sizes.append(_ordered(np.array(frame.spacing_mm) * frame.shape, order))
+        x, y, z = (edge * size for edge, size in zip(shown.spacing_mm, shown.shape, strict=True))
+        sizes.append((x, y, z))
         parts, count = ndimage.label(label.voxels > 0, np.ones((3, 3, 3)))
         lesions += (np.bincount(parts.ravel(), minlength=count + 1)[1:] * label.grid.voxel_ml).tolist()
         for name, found in values.items():

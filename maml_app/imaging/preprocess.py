@@ -14,9 +14,11 @@ from maml_app.errors import ImageError
 from maml_app.imaging.geometry import network_grid, resample
 from maml_app.imaging.plausible import suv_scale
 from maml_app.imaging.reading import no_image, readings
-from maml_app.imaging.volume import Grid, Volume
+from maml_app.imaging.volume import Array, Grid, Volume
 
 SUV_MAX = 30.0
+SHOWN = 0.05  # of a normalised image: by so much a voxel differs from what stands outside of it
+MARGIN_MM = 10.0  # around all that is shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,8 @@ def normalise(volume: Volume, modality: Modality) -> tuple[torch.Tensor, float]:
 def prepare(case: Case, spec: TaskSpec) -> Prepared:
     """Read, normalise and align all modalities of a case; absent ones, and those that are left out, are zero.
 
-    The grid is that of the reference modality, or of the first that can be used: every answer about a case is computed
-    there, whichever of its images is asked for, so that answers agree.
+    The grid is that of the reference modality, or of the first that can be used, as far as any image shows something on
+    it: every answer about a case is computed there, whichever of its images is asked for, so that answers agree.
 
     Raises:
         ImageError: no image can be used; the message has each reason.
@@ -76,7 +78,7 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
     presence = torch.zeros(len(spec.modalities), dtype=torch.bool)
     left_out: dict[str, str] = {}
     grid: Grid | None = None
-    images = torch.empty(0)
+    images = shown = torch.empty(0)
     for reading in readings(case, spec):
         name = reading.modality.name
         if reading.volume is None:
@@ -85,10 +87,24 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
         if grid is None:
             grid = network_grid(reading.volume.grid, spec.preprocess.spacing_mm)
             images = torch.zeros((len(spec.modalities), *grid.shape))
+            shown = torch.zeros(grid.shape, dtype=torch.bool)
         normal, outside = normalise(reading.volume, reading.modality)
         images[places[name]] = resample(normal, reading.volume.grid, grid, fill=outside)
+        shown |= (images[places[name]] - outside).abs() > SHOWN
         presence[places[name]] = True
     if grid is None:
         raise ImageError(no_image(case, left_out))
     used = tuple(name for name, index in places.items() if presence[index])
-    return Prepared(images, presence, grid, used, left_out)
+    start, stop = _box(shown, np.ceil(MARGIN_MM / np.array(grid.spacing_mm)).astype(int))
+    x, y, z = (slice(*ends) for ends in zip(start, stop, strict=True))
+    return Prepared(images[:, x, y, z].contiguous(), presence, grid.crop(start, stop), used, left_out)
+
+
+def _box(shown: torch.Tensor, margin: Array) -> tuple[Array, Array]:
+    """First index and end of the box around what is shown (X, Y, Z), with a margin; all of it where nothing is."""
+    size = np.array(shown.shape)
+    if not shown.any():
+        return np.zeros(3, dtype=int), size
+    along = [torch.nonzero(shown.any(dim=other).any(dim=last)) for other, last in ((2, 1), (2, 0), (1, 0))]
+    low, high = (np.array([int(line[end]) for line in along]) for end in (0, -1))
+    return np.maximum(low - margin, 0), np.minimum(high + margin + 1, size)

@@ -26,7 +26,7 @@ from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array
 
 UNKNOWN = -1  # in place of a label's value: nobody says what is there
-FORMAT = "prepared 2"  # to be changed with the preprocessing: what was prepared otherwise is not used again
+FORMAT = "prepared 3"  # to be changed with the preprocessing: what was prepared otherwise is not used again
 LEFT_OUT = "left_out.json"
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 

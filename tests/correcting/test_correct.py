@@ -132,7 +132,7 @@ def test_all_clicks_at_once_are_the_clicks_one_by_one(case: Case) -> None:
 
 
 def test_a_click_beside_the_images_is_refused(case: Case) -> None:
-    with pytest.raises(CaseError, match="expected clicks and scribbles within the images, got one at"):
+    with pytest.raises(CaseError, match="expected clicks and scribbles where the images show something, got one at"):
         clicked(case, "t1", empty(case, "t1").voxels, Prompt(np.array([[500.0, 0.0, 0.0]]), True))
 
 
@@ -253,7 +253,7 @@ def test_nothing_beyond_reach_of_a_scribble_changes_and_its_voxels_are_as_it_say
 def test_a_scribble_may_leave_the_images_but_not_lie_beside_them(case: Case) -> None:
     leaves = scribbled(case, [(25.0, 16.0, 10.0), (25.0, 60.0, 10.0)], True)
     assert clicked(case, "t1", empty(case, "t1").voxels, leaves).label.voxels[25, 29, 10] == 2
-    with pytest.raises(CaseError, match="expected clicks and scribbles within the images"):
+    with pytest.raises(CaseError, match="expected clicks and scribbles where the images show something"):
         clicked(case, "t1", empty(case, "t1").voxels, scribbled(case, [(25.0, 60.0, 10.0), (25.0, 70.0, 10.0)], True))
 
 

@@ -25,11 +25,12 @@ def oblique() -> np.ndarray:  # type: ignore[type-arg]
 
 
 def stored(folder: Path, hu: float, missing: bool = False) -> Case:
-    """30 x 40 x 20 voxels with two parts of foreground, 8 and 27 voxels, and a CT of `hu` there, -500 elsewhere."""
+    """30 x 40 x 20 voxels with two parts of foreground, 8 and 27 voxels, and a CT of `hu` there, -50 elsewhere."""
     label = np.zeros((30, 40, 20), dtype=np.uint8)
     label[4:6, 4:6, 4:6], label[10:13, 20:23, 10:13] = 1, 2
     folder.mkdir(parents=True)
-    values = np.where(label > 0, hu, -500.0).astype(np.float32)
+    values = np.where(label > 0, hu, -50.0).astype(np.float32)
+    values[:, 25:] = -1000  # air, 15 mm of it: what a CT alone shows ends there, and a margin of 10 mm
     write_image(folder / "ct.nii.gz", Volume(values, oblique()))
     write_image(folder / "pet.nii.gz", Volume(np.where(label > 0, 3.0, 0.5), oblique()))
     write_label(folder / "label.nii.gz", label, oblique())
@@ -44,7 +45,8 @@ def test_it_reads_sizes_windows_and_lesions_off_the_cases(tmp_path: Path, spec: 
     assert found.cases == 2
     # in the order R, A, S, whatever the order in the file
     assert found.median_spacing_mm == pytest.approx([1, 2, 4])
-    assert found.median_size_mm == pytest.approx([40, 40, 120])
+    assert found.median_size_mm == pytest.approx([37.5, 40, 120], abs=4)
+    assert found.median_size_mm[0] < 40
     low, high = found.windows_hu["ct"]
     assert 25 <= low <= 30
     assert 70 <= high <= 75  # 40 to 60, and some margin

@@ -11,7 +11,7 @@ from maml_app.cases.case import Case, FileRef, LabelRef
 from maml_app.cases.spec import Modality, TaskSpec, load_task
 from maml_app.errors import LabelError
 from maml_app.imaging.files import read_image, read_label, write_image, write_label
-from maml_app.imaging.geometry import restore_label
+from maml_app.imaging.geometry import network_grid, restore_label
 from maml_app.imaging.labels import from_task_values, prepare_label, to_task_values
 from maml_app.imaging.plausible import suv_scale
 from maml_app.imaging.preprocess import normalise, prepare
@@ -113,6 +113,35 @@ def test_absent_modalities_are_zero_and_the_frame_moves_on(oblique_case: Case, f
     assert prepared.presence.tolist() == [False, False, True]
     assert not prepared.images[:2].any()
     assert overlap(halfway(prepared.images[2]), key_shape(places_mm(prepared.grid))) > 0.9
+
+
+def test_air_that_no_image_fills_is_left_out(tmp_path: Path, fine: TaskSpec) -> None:
+    images, bodies = {}, []
+    for index, (name, air, flesh) in enumerate((("ct", -1000.0, 40.0), ("pet", 0.0, 1.0), ("mr_t1", 0.0, 300.0))):
+        grid = oblique(((90, 80, 40), (60, 56, 36), (80, 70, 40))[index], (1.5 + index / 2, 1.8, 3.0), seed=index + 30)
+        x, y, z = np.moveaxis(places_mm(grid), -1, 0)
+        body = (x / 30) ** 2 + (y / 24) ** 2 + (z / 34) ** 2 < 1
+        images[name] = FileRef(tmp_path / f"{name}.nii.gz")
+        tumour = key_shape(places_mm(grid)) & body
+        write_image(images[name].path, Volume(np.where(tumour, 3 * flesh, np.where(body, flesh, air)), grid.affine))
+        bodies.append((grid, tumour, body))
+    case = Case("a", images)
+    prepared = prepare(case, fine)
+    for name, (grid, tumour, body) in zip(images, bodies, strict=True):
+        whole = prepare(replace(case, images={name: images[name]}), fine)
+        assert np.prod(prepared.grid.shape) < 0.6 * np.prod(network_grid(grid, (1.5, 1.5, 1.5)).shape)
+        # what is left lies where it lay: on the image's own grid, all of the body and the tumour in it
+        image = whole.images[list(images).index(name)]
+        for share, truth in ((0.1, body), (0.75, tumour)):
+            mask = (image > image.min() + share * (image.max() - image.min())).float()
+            chances = torch.stack([1 - mask, mask])
+            assert overlap(restore_label(chances, whole.grid, grid) == 1, truth) > 0.9
+        index = np.linalg.inv(prepared.grid.affine) @ np.c_[places_mm(grid)[body], np.ones(body.sum())].T
+        assert (index[:3].T > 4).all()  # a margin
+        assert (np.array(prepared.grid.shape) - 5 > index[:3].T).all()
+    metal = (fine.modalities[0].model_copy(update={"window": (1000.0, 3000.0)}), *fine.modalities[1:])
+    nothing = prepare(replace(case, images={"ct": images["ct"]}), fine.model_copy(update={"modalities": metal}))
+    assert nothing.grid.same_as(network_grid(bodies[0][0], (1.5, 1.5, 1.5)))
 
 
 def test_images_apart_are_left_out_with_the_reason(oblique_case: Case, fine: TaskSpec) -> None:

@@ -97,7 +97,7 @@ def test_clicks_find_a_lesion_before_there_is_a_model(running: Running) -> None:
     url = f"{running.server.url}/infer/toy_clicks"
     for sent, sentence in (
         ({}, "expected clicks: foreground, background, or both"),
-        ({"foreground": [[900, 1, 1]]}, "expected clicks and scribbles within the images"),
+        ({"foreground": [[900, 1, 1]]}, "expected clicks and scribbles where the images show something"),
         ({"foreground": [[1, 1, 1]], "label": "spleen"}, "expected a label of"),
     ):
         query = {"image": running.archive.uid(4, "ct")}
