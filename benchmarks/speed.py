@@ -2,8 +2,9 @@
 
 Parts: `forward` (windows and training steps against an early-fusion U-Net), `growth` (of a window with its voxels),
 `samples` (training patches from prepared cases and from files), `request` (a case through the infer task against MONAI
-Label's stock task with MONAI's transforms around the same network), `memory` (of a large request), `threads` (two
-threads alone and beside a busy process), `start` (command line and server). One thread unless said.
+Label's stock task with MONAI's transforms around the same network), `brain` (the same for four sequences of a brain on
+nothing), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `start` (command line
+and server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.speed_request import WIDTHS, Seconds, abdomen, against, memory, request, two_phases, write_phases
+from benchmarks.speed_request import (
+    WIDTHS,
+    Seconds,
+    abdomen,
+    against,
+    brain,
+    four_sequences,
+    memory,
+    request,
+    two_phases,
+    write_phases,
+)
 from maml_app.disk import write_text
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import prepare_label
@@ -203,7 +215,7 @@ def start(folder: Path) -> dict[str, Any]:
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
     parts: Annotated[str, typer.Option(help="names with commas between")] = (
-        "forward,growth,samples,request,memory,threads,start"
+        "forward,growth,samples,request,brain,memory,threads,start"
     ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -217,7 +229,8 @@ def main(
             "forward": lambda: forward(side, repeats),
             "growth": lambda: growth(repeats),
             "samples": lambda: samples(folder, repeats),
-            "request": lambda: request(folder, (512, 512, 200), (0.8, 0.8, 2.5)),
+            "request": lambda: request(folder / "abdomen", two_phases(), *abdomen((512, 512, 200)), (0.8, 0.8, 2.5)),
+            "brain": lambda: request(folder / "brain", four_sequences(), *brain((240, 240, 155)), (1.0, 1.0, 1.0)),
             "memory": lambda: memory(folder),
             "threads": threads,
             "start": lambda: start(folder),

@@ -46,7 +46,7 @@ from maml_app.versions.registry import ModelRegistry
 
 # a rival is twice as wide
 WIDTHS = Network(channels=(16, 32, 64, 128), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
-SPACING_MM, PATCH = 3.0, (64, 64, 64)
+PATCH = (64, 64, 64)
 STEPS = 60  # until the network of `request` knows its case
 PARTS = {  # function -> what a request spends on it
     "read_image": "load",
@@ -78,9 +78,10 @@ class ResizedBack(MapTransform):  # type: ignore[misc]  # this part of MONAI has
 class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
     """MONAI Label's task as its radiology app builds them, for channels that lie on one grid in one file."""
 
-    def __init__(self, path: Path, network: torch.nn.Module) -> None:
-        labels = {"liver": 1, "tumour": 2}
+    def __init__(self, path: Path, network: torch.nn.Module, spec: TaskSpec) -> None:
+        labels = {label.name: label.value for label in spec.labels}
         super().__init__(str(path), network, InferType.SEGMENTATION, labels, 3, "stock")
+        self.spacing_mm = spec.preprocess.spacing_mm
 
     def pre_transforms(self, data: Any = None) -> list[Any]:
         return [
@@ -88,7 +89,7 @@ class Stock(BasicInferTask):  # type: ignore[misc]  # MONAI Label has no types
             DeleteItemsd(keys="image_path"),  # Spacingd of MONAI 1.6 takes it for the image's metadata
             EnsureChannelFirstd(keys="image"),
             Orientationd(keys="image", axcodes="RAS"),
-            Spacingd(keys="image", pixdim=[SPACING_MM] * 3),
+            Spacingd(keys="image", pixdim=self.spacing_mm),
             NormalizeIntensityd(keys="image", channel_wise=True),
         ]
 
@@ -122,19 +123,19 @@ class Fused(torch.nn.Module):
         return outputs.fused[0]
 
 
-def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float, float]) -> dict[str, Any]:
-    """Seconds of whole requests for a case of two CT phases on one grid, the answer written as .nii.gz included."""
-    spec = two_phases()
-    affine = np.diag([*zooms, 1.0])
-    phases, truth = abdomen(shape)
-    write_phases(folder / "studies" / "case", spec, phases, affine)
-    nib.save(nib.Nifti1Image(np.stack(phases, axis=-1).astype(np.int16), affine), folder / "stacked.nii.gz")
+def request(
+    folder: Path, spec: TaskSpec, images: list[Array], truth: Array, zooms: tuple[float, float, float]
+) -> dict[str, Any]:
+    """Seconds of whole requests for a case of images (X, Y, Z) on one grid, the answer written as .nii.gz included."""
+    affine, count = np.diag([*zooms, 1.0]), len(images)
+    write_phases(folder / "studies" / "case", spec, images, affine)
+    nib.save(nib.Nifti1Image(np.stack(images, axis=-1).astype(np.int16), affine), folder / "stacked.nii.gz")
     store = FolderStore(folder / "studies", spec)
     network = taught(spec, store.case("case"), Volume(truth, affine))
     torch.save({"model": Fused(network).state_dict()}, folder / "stock.pt")
     registry = ModelRegistry(folder / "models")
-    registry.publish(network, Checkpoint(spec.name, spec.signature(), 2, spec.classes, WIDTHS, PATCH), {})
-    stock: Any = Stock(folder / "stock.pt", Fused(build_network(2, spec.classes, WIDTHS)))
+    registry.publish(network, Checkpoint(spec.name, spec.signature(), count, spec.classes, WIDTHS, PATCH), {})
+    stock: Any = Stock(folder / "stock.pt", Fused(build_network(count, spec.classes, WIDTHS)), spec)
 
     answers: dict[str, Path] = {}
     seconds: Seconds = {}
@@ -153,8 +154,8 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
     for task in tasks.values():
         graph = task.model("cpu").compiled
         if graph:
-            graph.answer(torch.ones(2, dtype=torch.bool), wait=True)
-    first, second = spec.modality_names
+            graph.answer(torch.ones(count, dtype=torch.bool), wait=True)
+    first, second, *_ = spec.modality_names
     calls: dict[str, Callable[[], None]] = {
         "stock": lambda: Path(
             stock({"image": str(folder / "stacked.nii.gz"), "device": "cpu", "result_extension": ".nii.gz"})[0]
@@ -174,7 +175,7 @@ def request(folder: Path, shape: tuple[int, int, int], zooms: tuple[float, float
     for file in answers.values():
         file.unlink()
     return {
-        " × ".join(map(str, shape)): against(seconds, "stock"),
+        " × ".join(map(str, truth.shape)): against(seconds, "stock"),
         "parts, s": parts,
         "Dice of the foreground against torch": {
             name: round(dice(mask, plain, tuple(spec.label_values)) or 0, 5) for name, mask in masks.items()
@@ -236,6 +237,21 @@ def abdomen(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
     return phases, liver.astype(np.uint8) + tumour
 
 
+def brain(shape: tuple[int, int, int]) -> tuple[list[Array], Array]:
+    """Four sequences (X, Y, Z) of a brain on nothing, as BraTS has them, and its three tumour labels."""
+    places = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij", sparse=True)
+    x, y, z = places
+    inside = (x / 0.57) ** 2 + (y / 0.72) ** 2 + (z / 0.85) ** 2 < 1  # a third of the voxels, with a margin
+    away = np.sqrt((x - 0.2) ** 2 + (y - 0.2) ** 2 + ((z - 0.2) / 1.5) ** 2)
+    truth = np.select([away < 0.08, away < 0.14, away < 0.24], [1, 3, 2], 0).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    images = []
+    for shows in ((400, 300, 340, 360), (400, 300, 350, 700), (400, 700, 600, 500), (400, 450, 700, 550)):  # by value
+        values = np.array(shows)[truth] + rng.normal(0, 30, shape)
+        images.append(np.where(inside, values, 0).round().astype(np.int16))
+    return images, truth
+
+
 def write_phases(folder: Path, spec: TaskSpec, phases: list[Array], affine: Array) -> None:
     """A case of these phases (X, Y, Z)."""
     folder.mkdir(parents=True)
@@ -246,12 +262,13 @@ def write_phases(folder: Path, spec: TaskSpec, phases: list[Array], affine: Arra
 def taught(spec: TaskSpec, case: Case, label: Volume) -> SegmentationNetwork:
     """A network that has learnt the case: what it says has surfaces as a real answer has, and not noise."""
     torch.manual_seed(0)
-    network = build_network(2, spec.classes, WIDTHS)
+    count = len(spec.modalities)
+    network = build_network(count, spec.classes, WIDTHS)
     prepared = prepare(case, spec)
     truth = torch.from_numpy(resample_label(label.voxels, label.grid, prepared.grid)).long()
     loss, optimiser = MutualLearningLoss(Loss()), torch.optim.AdamW(network.parameters(), lr=2e-3)
     places = torch.nonzero(truth)
-    everything = torch.ones(1, 2, dtype=torch.bool)
+    everything = torch.ones(1, count, dtype=torch.bool)
     for _ in range(STEPS):
         place = places[int(torch.randint(len(places), ()))] + torch.randint(-16, 17, (3,))
         start = [
@@ -278,9 +295,18 @@ def split(profile: cProfile.Profile) -> Seconds:
 
 def two_phases() -> TaskSpec:
     """The liver task with two phases, on the benchmark's network and grid."""
-    spec = load_task(shipped_tasks()["liver_multiphase_ct"])
-    kept = tuple(spec.modalities[:2])
-    preprocess = spec.preprocess.model_copy(update={"spacing_mm": (SPACING_MM,) * 3})
+    return _in_small("liver_multiphase_ct", 2, 3.0)
+
+
+def four_sequences() -> TaskSpec:
+    """The brain task, on the benchmark's network and grid."""
+    return _in_small("brats_mr", 4, 1.5)
+
+
+def _in_small(task: str, modalities: int, spacing_mm: float) -> TaskSpec:
+    spec = load_task(shipped_tasks()[task])
+    kept = tuple(spec.modalities[:modalities])
+    preprocess = spec.preprocess.model_copy(update={"spacing_mm": (spacing_mm,) * 3})
     training = spec.training.model_copy(update={"patch": PATCH})
     changes = {"modalities": kept, "reference": kept[0].name, "preprocess": preprocess, "training": training}
     return spec.model_copy(update={**changes, "network": WIDTHS})
