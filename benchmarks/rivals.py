@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.rivals_table import chart, table
 from benchmarks.rivals_variants import ABLATIONS, BY_EXPERTS, OURS, PUBLISHED, RIVALS, ROWS, VARIANTS, changed
 from maml_app.cases.case import Case
-from maml_app.cases.spec import TaskSpec
+from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.disk import write_bytes, write_text
 from maml_app.errors import MamlError, TrainingError
 from maml_app.evaluation.evaluate import Segmenter, evaluate
@@ -63,6 +63,18 @@ def labelled_in_part(cases: list[Case], labels: int | None) -> list[Case]:
     order = sorted(cases, key=lambda case: hashlib.sha256(case.id.encode()).digest())
     kept = {case.id for case in order[:labels]}
     return [case if case.id in kept else replace(case, labels=()) for case in cases]
+
+
+def with_only(spec: TaskSpec, modalities: str) -> TaskSpec:
+    """The task as if there were only these modalities, names with commas between; all of them if none is named."""
+    names = modalities.replace(",", " ").split()
+    kept = [modality for modality in spec.modalities if modality.name in names or not names]
+    if not kept or set(names) - set(spec.modality_names):
+        raise typer.BadParameter(f"expected some of {', '.join(spec.modality_names)}, got {modalities}")
+    content = spec.model_dump(mode="json") | {"modalities": [modality.model_dump(mode="json") for modality in kept]}
+    if spec.reference not in {modality.name for modality in kept}:
+        content["reference"] = kept[0].name
+    return parse_task(json.dumps(content), "task")
 
 
 def run_unit(
@@ -122,6 +134,7 @@ def main(
     first_seed: Annotated[int, typer.Option(min=0, help="fresh seeds judge what was chosen with others")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="without it as in task.yaml")] = None,
     labels: Annotated[int | None, typer.Option(min=1, help="how many training cases keep their label")] = None,
+    modalities: Annotated[str, typer.Option(help="only these, with commas; without it all of the task's")] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu; without it the GPU if there is one")] = "",
     picture: Annotated[bool, typer.Option("--picture", help="also draw what goes on in the ensemble")] = False,
 ) -> None:
@@ -131,7 +144,7 @@ def main(
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         raise typer.BadParameter(f"expected some of {', '.join([*groups, *VARIANTS])}, got {', '.join(unknown)}")
-    spec = choose_task(studies, task)
+    spec = with_only(choose_task(studies, task), modalities)
     where = pick_device(device)
     left = leave_out.replace(",", " ").split()
     cases = [case for case in FolderStore(studies, spec).cases() if case.label is not None and case.id not in left]

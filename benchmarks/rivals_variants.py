@@ -71,12 +71,6 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "two_voxel_stem": {
         "network": {"stem": [2, 2, 2], "channels": [16, 32, 64], "strides": [[1] * 3, [2] * 3, [2] * 3]}
     },
-    # or before it, on images twice as fine: the levels lie where they lay
-    "finer_with_stem": {
-        "preprocess": {"spacing_mm": [2.0, 2.0, 2.5]},
-        "network": {"stem": [2, 2, 2]},
-        "training": {"patch": [80, 80, 48]},
-    },
 }
 VARIANTS = {**RIVALS, **ABLATIONS}
 ROWS = [*RIVALS, BY_EXPERTS, *ABLATIONS]
@@ -87,7 +81,6 @@ def changed(spec: TaskSpec, change: Mapping[str, Change]) -> TaskSpec:
     content = spec.model_dump(mode="json")
     content["training"]["validation"] = 0.0
     places = {
-        "preprocess": content["preprocess"],
         "network": content["network"],
         "training": content["training"],
         "loss": content["training"]["loss"],

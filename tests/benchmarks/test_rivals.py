@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks.rivals import arithmetic, main
+from benchmarks.rivals import arithmetic, main, with_only
 from benchmarks.rivals_table import table
 from benchmarks.rivals_variants import ABLATIONS, ALONE, BY_EXPERTS, OURS, PUBLISHED, RIVALS, VARIANTS, changed
 from maml_app.cases.case import subsets
@@ -100,3 +100,12 @@ def test_a_study_goes_on_where_it_was_and_draws(tmp_path: Path, spec: TaskSpec) 
     assert "expected the study that this folder holds" in str(other.exception)
     wrong = CliRunner().invoke(app, [*command, "--variants", "nobody"])
     assert wrong.exit_code == 2
+
+
+def test_a_study_may_be_of_some_modalities_only(spec: TaskSpec) -> None:
+    assert with_only(spec, "") == spec
+    pair = with_only(spec, "pet,mr_t1")
+    assert pair.modality_names == ("pet", "mr_t1")
+    assert pair.reference == "pet" != spec.reference
+    with pytest.raises(typer.BadParameter, match="expected some of ct, pet, mr_t1, got pet,t2"):
+        with_only(spec, "pet,t2")
