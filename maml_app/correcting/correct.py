@@ -17,7 +17,7 @@ from maml_app.correcting.refinement import Refinement
 from maml_app.correcting.view import View, view
 from maml_app.errors import CaseError
 from maml_app.imaging.files import read_grid
-from maml_app.imaging.geometry import resample
+from maml_app.imaging.geometry import reached, resample
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.network.window import Opinions
@@ -157,15 +157,21 @@ def _on(grid: Grid, points_mm: Array) -> Array:
 
 
 def _onto(mask: Array, source: Grid, target: Grid) -> Array:
-    values: Array = resample(torch.from_numpy(mask.astype(np.float32)), source, target).numpy()
-    return values > 0.5
+    result = np.zeros(target.shape, dtype=bool)
+    part = reached(torch.from_numpy(mask), source, target)
+    if part:
+        result[part.slices] = resample(torch.from_numpy(mask.astype(np.float32)), source, part.grid).numpy() > 0.5
+    return result
 
 
 def _brought(label: Volume, marked: Marked, grid: Grid, before: Array, after: Array) -> Corrected:
     """What changed on the network's grid, changed on the label's: a voxel of a prompt is always as it says."""
-    inside = _onto(after, grid, label.grid)
-    # the finer outline stays where nothing changed
-    changed = inside != _onto(before, grid, label.grid)
+    inside, changed = np.zeros((2, *label.voxels.shape), dtype=bool)
+    # the finer outline stays where nothing changed, and nothing is worked out there
+    part = reached(torch.from_numpy(before != after), grid, label.grid)
+    if part:
+        inside[part.slices] = _onto(after, grid, part.grid)
+        changed[part.slices] = inside[part.slices] != _onto(before, grid, part.grid)
     for prompt in marked.applied:
         places = within(np.round(_on(label.grid, prompt.path_mm)).astype(int), label.voxels.shape)
         changed[tuple(places.T)], inside[tuple(places.T)] = True, prompt.inside

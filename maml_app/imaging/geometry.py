@@ -137,7 +137,7 @@ def resample_label(label: Array, source: Grid, target: Grid) -> Array:
     if source.same_as(target):
         return label
     values = np.flatnonzero(np.bincount(label.ravel(), minlength=1))
-    box = _box(torch.from_numpy(label) > 0, source, target)
+    box = reached(torch.from_numpy(label) > 0, source, target)
 
     def shares() -> Shares:
         for value in sorted({0, *values.tolist()}):
@@ -158,19 +158,21 @@ def restore_label(probabilities: torch.Tensor, source: Grid, target: Grid) -> Ar
     """
     chances = probabilities.cpu()
     result = np.zeros(target.shape, dtype=np.uint8)
-    box = _box(chances[1:].sum(dim=0) > 1 / len(chances), source, target)
+    box = reached(chances[1:].sum(dim=0) > 1 / len(chances), source, target)
     if box:
         result[box.slices] = _largest(_leading(enumerate(chances)), lambda: enumerate(chances), source, box.grid)
     return result
 
 
-class _Box(NamedTuple):
+class Part(NamedTuple):
+    """A box of a grid: where it lies in it, and its own grid."""
+
     slices: tuple[slice, ...]
     grid: Grid
 
 
-def _box(there: torch.Tensor, source: Grid, target: Grid) -> _Box | None:
-    """The part of the target that what is true in (X, Y, Z) of the source can reach; None if there is none."""
+def reached(there: torch.Tensor, source: Grid, target: Grid) -> Part | None:
+    """The part of the target where what is true in (X, Y, Z) of the source counts in interpolation; None if nowhere."""
     if not there.any():
         return None
     margin = np.array(_factors(source, target))  # for the interpolation, between means of so many voxels
@@ -182,7 +184,7 @@ def _box(there: torch.Tensor, source: Grid, target: Grid) -> _Box | None:
     stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, target.shape).astype(int)
     if (stop <= start).any():
         return None
-    return _Box(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)), target.crop(start, stop))
+    return Part(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)), target.crop(start, stop))
 
 
 def _largest(leader: torch.Tensor, shares: Callable[[], Shares], source: Grid, target: Grid) -> Array:
