@@ -80,7 +80,7 @@ class MamlApp(MONAILabelApp):
         return CaseDatastore(self.source, self.spec, self.studies)
 
     def init_infers(self) -> dict[str, InferTask]:
-        segmenting = SegmentCase(self.source, self.spec, self.registry, self.settings.engine)
+        segmenting = SegmentCase(self.source, self.spec, self.registry, self.settings.engine, self.settings.seen_gb)
         name, corrector = self.spec.name, Corrector(self.spec)
         return {
             name: segmenting,

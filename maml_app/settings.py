@@ -25,6 +25,10 @@ class Settings(BaseModel):
     prepared_gb: Gigabytes = Field(
         default=20.0, description="room for prepared cases, the least recently used go first"
     )
+    seen_gb: Gigabytes = Field(
+        default=10.0,
+        description="room on disk for what models saw of cases: a second look costs no inference; 0: memory alone",
+    )
     memory_gb: Gigabytes = Field(
         default=0.0, description="memory of a training; 0: what it has and three quarters of what is free"
     )

@@ -21,8 +21,9 @@ from maml_app.imaging.geometry import reached, resample
 from maml_app.imaging.preprocess import prepare
 from maml_app.imaging.volume import Array, Grid, Volume
 from maml_app.network.window import Opinions
-from maml_app.versions.kept import Kept, Seen, content_key
+from maml_app.versions.kept import Kept, content_key
 from maml_app.versions.predict import Model, look
+from maml_app.versions.shelf import Seen
 
 
 @dataclass(frozen=True, eq=False)

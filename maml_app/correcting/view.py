@@ -9,7 +9,7 @@ import numpy as np
 
 from maml_app.correcting.marks import Box
 from maml_app.imaging.volume import Array
-from maml_app.versions.kept import Seen
+from maml_app.versions.shelf import Seen
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from maml_app.imaging.plausible import suv_scale
 from maml_app.imaging.reading import no_image, readings
 from maml_app.imaging.volume import Array, Grid, Volume
 
+FORMAT = "prepared 3"  # to be changed with what is done here: what was prepared otherwise is not used again
 SUV_MAX = 30.0
 SHOWN = 0.05  # of a normalised image: by so much a voxel differs from what stands outside of it
 MARGIN_MM = 10.0  # around all that is shown
@@ -63,6 +64,11 @@ def normalise(volume: Volume, modality: Modality) -> tuple[torch.Tensor, float]:
         result = np.clip((values - mean) / std, -5, 5)
         outside = float(np.clip((0 - mean) / std, -5, 5))
     return torch.from_numpy(np.ascontiguousarray(result, dtype=np.float32)), outside
+
+
+def form(spec: TaskSpec) -> str:
+    """What a prepared case depends on besides its images."""
+    return f"{FORMAT} {spec.signature()} {spec.preference}"
 
 
 def prepare(case: Case, spec: TaskSpec) -> Prepared:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,17 @@ from maml_app.disk import private_folder
 from maml_app.errors import CaseError, ImageError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
+from maml_app.imaging.preprocess import form
 from maml_app.imaging.volume import Array, Volume
 from maml_app.labelling.proposals import Proposals
 from maml_app.machine import Turns, go_on
 from maml_app.network.compiled import Engine
 from maml_app.tasks.answers import answering
+from maml_app.versions.kept import Kept
 from maml_app.versions.overlays import doubt_levels
 from maml_app.versions.predict import Model, load_served, pick_device, segment
 from maml_app.versions.registry import ModelRegistry
+from maml_app.versions.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +41,19 @@ class SegmentCase(InferTask):
     """Segments from all modalities of a case. Follows the registry: a newly published version answers at once.
 
     A request may hold `upload`, the path of an image that is in no study, and `folder`, where the answer is written.
+
+    Args:
+        seen_gb: room on disk for what models saw of cases; 0: they are known in memory alone.
     """
 
-    def __init__(self, source: CaseSource, spec: TaskSpec, registry: ModelRegistry, engine: Engine = "torch") -> None:
+    def __init__(
+        self,
+        source: CaseSource,
+        spec: TaskSpec,
+        registry: ModelRegistry,
+        engine: Engine = "torch",
+        seen_gb: float = 0.0,
+    ) -> None:
         config: dict[str, Any] = {"grid": ["reference", *spec.modality_names]}
         if returnable(spec):
             config["convention"] = [OWN, *returnable(spec)]
@@ -53,6 +68,7 @@ class SegmentCase(InferTask):
         self.spec = spec
         self.registry = registry
         self.engine = engine
+        self.seen_gb = seen_gb
         self._model: Model | None = None
         self._lock = threading.Lock()
 
@@ -66,8 +82,15 @@ class SegmentCase(InferTask):
     def model(self, device_name: str = "") -> Model:
         """The served model, loaded once a version and device. Raises ModelError as `load_served`."""
         with self._lock:
-            self._model = load_served(self.registry, self.spec, pick_device(device_name), self._model, self.engine)
+            model = load_served(self.registry, self.spec, pick_device(device_name), self._model, self.engine)
+            if model is not self._model:
+                shelf = self._shelf(model.version) if self.seen_gb else None
+                self._model = replace(model, kept=Kept(shelf=shelf))
             return self._model
+
+    def _shelf(self, version: str) -> Shelf:
+        told = hashlib.sha256(f"{form(self.spec)} {self.engine}".encode()).hexdigest()[:8]
+        return Shelf(self.registry.seen / f"{version}-{told}", self.seen_gb * 1e9)
 
     def doubt(self, case: Case, asked: str, of: str) -> Array:
         """Where the served model is not sure, or its experts disagree, as levels on an image's grid."""
@@ -84,6 +107,8 @@ class SegmentCase(InferTask):
         convention = _choice(request, "convention", OWN)
         check_convention(self.spec, convention, comes_back=True)
         model = self.model(_choice(request, "device", ""))
+        if request.get("upload"):
+            model = replace(model, kept=Kept(0))  # what is in no study is not kept
         with Turns(self.registry.turns).inference():
             go_on()  # also where all that is left is to bring a known answer to a grid
             result = segment(model, case, asked, self.spec)

@@ -22,11 +22,10 @@ from maml_app.disk import sweep, workspace
 from maml_app.errors import CaseError, TrainingError
 from maml_app.imaging.augment import MARGIN, apply, draw
 from maml_app.imaging.labels import prepare_label, stated_label
-from maml_app.imaging.preprocess import prepare
+from maml_app.imaging.preprocess import form, prepare
 from maml_app.imaging.volume import Array
 
 UNKNOWN = -1  # in place of a label's value: nobody says what is there
-FORMAT = "prepared 3"  # to be changed with the preprocessing: what was prepared otherwise is not used again
 LEFT_OUT = "left_out.json"
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 
@@ -113,7 +112,7 @@ def _key(case: Case, spec: TaskSpec) -> str:
     """
     label = stated_label(case) if case.label else None
     meaning = dict(label.meaning().values) if label and label.meaning else {}
-    digest = hashlib.sha256(f"{FORMAT} {spec.signature()} {spec.preference} {meaning}".encode())
+    digest = hashlib.sha256(f"{form(spec)} {meaning}".encode())
     for name in spec.modality_names:
         if name in case.images:
             ref = case.images[name]

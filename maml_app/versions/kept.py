@@ -5,39 +5,22 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from maml_app.cases.case import Case
-from maml_app.imaging.preprocess import Prepared
 from maml_app.network.window import Opinions
+from maml_app.versions.shelf import Seen, Shelf
 
 LIMIT_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """A case as a model sees it: the prepared images, and what the ensemble and its experts say of them.
-
-    The experts' opinions are in half precision.
-    """
-
-    prepared: Prepared
-    opinions: Opinions
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        tensors = (self.prepared.images, self.opinions.fused, *self.opinions.experts.values())
-        return sum(tensor.element_size() * tensor.numel() for tensor in tensors)
-
-
 class Kept:
-    """The cases seen last, as many as there is room for. Threads may share it."""
+    """The cases seen last, as many as there is room for, and on a shelf those before. Threads may share it."""
 
-    def __init__(self, limit: int = LIMIT_BYTES) -> None:
+    def __init__(self, limit: int = LIMIT_BYTES, shelf: Shelf | None = None) -> None:
         self._limit = limit
+        self._shelf = shelf
         self._seen: OrderedDict[Hashable, Seen] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -47,7 +30,11 @@ class Kept:
             if key in self._seen:
                 self._seen.move_to_end(key)
                 return self._seen[key]
-        seen = look()
+        seen = self._shelf.read(key) if self._shelf else None
+        if seen is None:
+            seen = look()
+            if self._shelf:
+                self._shelf.put(key, seen)
         with self._lock:
             self._seen[key] = seen
             while self._seen and sum(kept.size for kept in self._seen.values()) > self._limit:

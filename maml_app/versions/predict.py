@@ -26,8 +26,9 @@ from maml_app.network.checkpoint import Checkpoint, load_checkpoint
 from maml_app.network.compiled import Compiled, Engine, is_installed
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.network.window import predict_opinions
-from maml_app.versions.kept import Kept, Seen, content_key, half
+from maml_app.versions.kept import Kept, content_key, half
 from maml_app.versions.registry import ModelRegistry
+from maml_app.versions.shelf import Seen
 
 logger = logging.getLogger(__name__)
 

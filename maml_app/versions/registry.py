@@ -7,6 +7,7 @@
 <root>/prepared/                 cases as the network takes them, used again by the next training
 <root>/runs/                     what is kept of each training run
 <root>/scores/                   how much there is to learn from each case, by version
+<root>/seen/                     what a served version saw of cases, by version and way to run it
 """
 
 from __future__ import annotations
@@ -178,6 +179,10 @@ class ModelRegistry:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def seen(self) -> Path:
+        return self.root / "seen"
 
     @property
     def scores(self) -> Path:

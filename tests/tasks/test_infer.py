@@ -11,9 +11,10 @@ import pytest
 import torch
 from fastapi import HTTPException
 
-from maml_app.cases.spec import Convention
+from maml_app.cases.spec import Convention, TaskSpec
 from maml_app.imaging.files import read_image, read_label
 from maml_app.network.checkpoint import open_checkpoint
+from maml_app.network.window import predict_opinions
 from maml_app.stores.folder import FolderStore
 from maml_app.tasks.datastore import CaseDatastore
 from maml_app.tasks.infer import SegmentCase
@@ -120,6 +121,49 @@ def test_an_uploaded_file_needs_its_modality(
     assert params["modalities_used"] == ["pet"]
     assert Path(file).parent == tmp_path
     refused(lambda: infer({"image": upload, "grid": "pet"}), 404, "unknown id")  # a path is no id
+
+
+def test_a_server_that_was_restarted_knows_the_cases_it_saw(
+    infer: SegmentCase,
+    trainer: TrainEnsemble,
+    datastore: CaseDatastore,
+    studies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer({}, datastore)
+    asked = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return predict_opinions(*arguments)
+
+    monkeypatch.setattr(predict, "predict_opinions", counted)
+
+    def restarted(spec: TaskSpec = infer.spec, seen_gb: float = 1.0) -> SegmentCase:
+        for shelf in kept:
+            shelf.settle()
+        task = SegmentCase(FolderStore(studies, spec), spec, infer.registry, seen_gb=seen_gb)
+        kept.append(task.model().kept._shelf or kept[0])
+        return task
+
+    kept: list[Any] = []
+    first = read_label(Path(restarted()({"image": "phantom_000"})[0])).voxels
+    again = read_label(Path(restarted()({"image": "phantom_000"})[0])).voxels
+    np.testing.assert_array_equal(first, again)
+    assert len(asked) == 1
+    sent = str(shutil.copy(studies / "phantom_000" / "pet.nii.gz", studies.parent / "sent.nii.gz"))
+    for _ in range(2):  # what is in no study is not kept
+        restarted()({"upload": sent, "grid": "pet", "folder": str(studies.parent)})
+    assert len(asked) == 3
+    # prepared otherwise, or a model that was trained since
+    turned = infer.spec.model_copy(update={"reference": infer.spec.modality_names[1]})
+    restarted(turned)({"image": "phantom_000"})
+    assert len(asked) == 4
+    trainer({"steps": "2"}, datastore)
+    before = len(asked)
+    restarted()({"image": "phantom_000"})
+    restarted(seen_gb=0)({"image": "phantom_000"})
+    assert len(asked) == before + 2
 
 
 def test_a_damaged_model_is_passed_over_for_the_last_good_one(
