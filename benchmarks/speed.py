@@ -53,6 +53,10 @@ from maml_app.training.dataset import PatchSource, build_samples, load_sample
 from tests.harness.server import Server
 
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
+# two voxels of each axis taken together in place of the first level
+STEM = WIDTHS.model_copy(
+    update={"stem": (2, 2, 2), "channels": WIDTHS.channels[1:], "strides": ((1, 1, 1), *WIDTHS.strides[2:])}
+)
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
@@ -71,27 +75,28 @@ def forward(side: int, repeats: int) -> dict[str, Any]:
     """Seconds of a window of this many voxels along each axis, and of a training step, by number of modalities."""
     found: dict[str, Any] = {}
     for modalities in (2, 3, 4):
-        maml, rival = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL))
+        maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
         window = torch.randn(1, modalities, side, side, side)
         everything = torch.ones(modalities, dtype=torch.bool)
         windows: dict[str, Callable[[], object]] = {"early fusion": partial(Answering(rival, everything), window)}
         for count in range(1, modalities + 1):
             present = torch.arange(modalities) < count
             windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
-        for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml)):
+        windows["a stem"] = partial(Answering(stem, everything), window)
+        for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
             for half in (False, True):
                 graph = Compiled(network, window.shape[2:], half).answer(everything, wait=True)
                 assert graph is not None
                 windows[f"{name}, OpenVINO{' bfloat16' * half}"] = partial(graph, window)
         with torch.inference_mode():
             seconds = in_turn(windows, repeats)
+        apart = torch.cat([torch.eye(modalities)[:, None], torch.ones(1, 1, modalities)]) > 0
         steps = in_turn(
             {
                 "training step, early fusion": training_step(rival, window, None),
                 "training step": training_step(maml, window, torch.ones(1, 1, modalities, dtype=torch.bool)),
-                "training step, each alone": training_step(
-                    maml, window, torch.cat([torch.eye(modalities)[:, None], torch.ones(1, 1, modalities)]) > 0
-                ),
+                "training step, each alone": training_step(maml, window, apart),
+                "training step, each alone, a stem": training_step(stem, window, apart),
             },
             max(1, repeats // 2),
         )
@@ -238,8 +243,10 @@ def main(
         for part in parts.split(","):
             if part not in measured:
                 raise typer.BadParameter(f"expected some of {', '.join(measured)}, got {part!r}")
-            found[part] = measured[part]()
-            found["machine"] = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+            # windows of another size stay
+            found[part] = (found.get(part, {}) if part == "forward" else {}) | measured[part]()
+            machine = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+            found["machines"] = found.get("machines", {}) | {part: machine}
             write_text(out, json.dumps(found, indent=1) + "\n")
             print(json.dumps({part: found[part]}, indent=1), flush=True)
 
