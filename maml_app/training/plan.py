@@ -75,9 +75,10 @@ def make_plan(found: Fingerprint, spec: TaskSpec, memory_gb: float) -> Plan:
     costs: dict[tuple[Ints, ...], Cost] = {}  # what a step takes changes with the levels alone, and with the voxels
     whole = np.maximum(1, np.round(found.median_size_mm / spacing))
     patch = np.maximum(2 * SMALLEST, whole)
+    stem = np.array(spec.network.stem)
     while True:
-        strides = _strides(patch, spacing)
-        divisor = np.prod(strides, axis=0)
+        strides = _strides(patch / stem, spacing * stem)
+        divisor = np.prod(strides, axis=0) * stem
         sides = _ints(np.maximum(1, np.round(patch / divisor)) * divisor)
         first = spec.network.channels[0]
         channels = tuple(min(first * 2**level, WIDEST) for level in range(len(strides)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def test_cubes_are_halved_alike_and_thick_slices_later(spec: TaskSpec) -> None:
 def test_an_axis_much_coarser_than_the_others_takes_the_finer_cases_spacing(spec: TaskSpec) -> None:
     mixed = Fingerprint(4, ((1, 1, 2), (1, 1, 6), (1, 1, 6), (1, 1, 6)), ((64, 64, 60),) * 4, {}, (), {})
     assert make_plan(mixed, spec, 8).spacing_mm == pytest.approx((1, 1, 3.2), abs=0.1)
+
+
+@pytest.mark.parametrize("stem", [(2, 2, 2), (2, 2, 1)])
+def test_levels_are_planned_for_what_a_stem_takes_together(spec: TaskSpec, stem: tuple[int, int, int]) -> None:
+    wide = spec.model_copy(update={"network": spec.network.model_copy(update={"stem": stem})})
+    for size in ((64, 64, 80), (150, 90, 70)):
+        made = make_plan(found((1, 1, 5), size), wide, 2)
+        task = parse_task(json.dumps(made.applied(wide.model_dump(mode="json"))), "planned")
+        assert task.network.stem == stem
+        places = np.array(task.training.patch) / np.array(task.network.divisor)
+        assert (places == places.round()).all()
+    plain, stemmed = (make_plan(found((1, 1, 1), (64, 64, 64)), task, 8) for task in (spec, wide))
+    assert stemmed.memory_gb < plain.memory_gb / 2
+    assert len(stemmed.strides) <= len(plain.strides)
 
 
 def test_less_memory_gives_smaller_patches_then_says_so(spec: TaskSpec) -> None:
