@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.annotator import Annotator
 from maml_app.correcting.correct import Corrector
-from maml_app.correcting.marks import REACH_MM, Box
+from maml_app.correcting.marks import REACH_MM
 from maml_app.correcting.practice import Lesson, practise
 from maml_app.correcting.view import view
 from maml_app.errors import MamlError
+from maml_app.imaging.geometry import around
 from maml_app.imaging.labels import prepare_label
-from maml_app.imaging.volume import Array
 from maml_app.machine import is_out_of_memory
 from maml_app.training.progress import Progress, counted
 from maml_app.training.recipe import Recipe
@@ -83,24 +84,15 @@ def lessons(model: Model, spec: TaskSpec, cases: Sequence[Case], recipe: Recipe)
         grid = seen.prepared.grid
         label = prepare_label(case, spec, grid)
         anything = (label > 0) | (seen.opinions.fused[0].numpy() < 0.5)
-        box = _around(anything, np.ceil(2 * REACH_MM / np.array(grid.spacing_mm)).astype(int))
+        margin = np.ceil(2 * REACH_MM / np.array(grid.spacing_mm)).astype(int)
+        x, y, z = (slice(*ends) for ends in zip(*around(torch.from_numpy(anything), margin), strict=True))
         for value in np.unique(label[label > 0]).tolist():
-            part = view(seen, value, range(len(spec.modalities))).cut(box).copied()
-            found.append(Lesson(part, label[box] == value, grid.spacing_mm))
+            part = view(seen, value, range(len(spec.modalities))).cut((x, y, z)).copied()
+            found.append(Lesson(part, label[x, y, z] == value, grid.spacing_mm))
             held += part.size
         if held > LIMIT_BYTES:
             break
     return found
-
-
-def _around(mask: Array, margin: Array) -> Box:
-    """The box around what is true, and a margin, voxels (3,); everything where nothing is."""
-    places = np.argwhere(mask)
-    if not len(places):
-        return (slice(None),) * 3
-    low, high = np.maximum(places.min(axis=0) - margin, 0), places.max(axis=0) + margin + 1
-    x, y, z = (slice(int(first), int(last)) for first, last in zip(low, high, strict=True))
-    return x, y, z
 
 
 def curve(annotator: Annotator, cases: Sequence[Case], recipe: Recipe) -> dict[str, float]:

@@ -74,14 +74,13 @@ def take_fingerprint(
     for case in labelled:
         tick(case.id)
         try:
-            label, shown = read_case_label(case, spec), prepare(case, spec).grid
-            volumes = {
-                reading.modality.name: reading.volume for reading in readings(case, spec) if reading.volume is not None
-            }
+            label, read = read_case_label(case, spec), list(readings(case, spec))
+            shown = prepare(case, spec, read).grid
         except CaseError as error:
             skip(case.id, str(error))
             continue
         used += 1
+        volumes = {reading.modality.name: reading.volume for reading in read if reading.volume is not None}
         frame = volumes[next(name for name in spec.preference if name in volumes)].grid
         order = nib.orientations.io_orientation(frame.affine)[:, 0].astype(int)
         spacings.append(_ordered(np.array(frame.spacing_mm), order))

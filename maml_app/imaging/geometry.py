@@ -176,15 +176,24 @@ def reached(there: torch.Tensor, source: Grid, target: Grid) -> Part | None:
     if not there.any():
         return None
     margin = np.array(_factors(source, target))  # for the interpolation, between means of so many voxels
-    along = [there.any(dim=other).any(dim=last) for other, last in ((2, 1), (2, 0), (1, 0))]
-    low, high = np.array([torch.nonzero(line)[[0, -1], 0].tolist() for line in along]).T
-    corners = source.crop(low - margin, high + margin + 1).corners_mm()
+    low, end = around(there)
+    corners = source.crop(low - margin, end + margin).corners_mm()
     index = (corners - target.affine[:3, 3]) @ np.linalg.inv(target.affine[:3, :3]).T
     start = np.clip(np.floor(index.min(axis=0)), 0, target.shape).astype(int)
     stop = np.clip(np.ceil(index.max(axis=0)) + 1, 0, target.shape).astype(int)
     if (stop <= start).any():
         return None
     return Part(tuple(slice(a, b) for a, b in zip(start, stop, strict=True)), target.crop(start, stop))
+
+
+def around(there: torch.Tensor, margin: Array | int = 0) -> tuple[Array, Array]:
+    """First index and end of the box around what is true in (X, Y, Z), and a margin, voxels; all where nothing is."""
+    size = np.array(there.shape)
+    if not there.any():
+        return np.zeros(3, dtype=int), size
+    along = [torch.nonzero(there.any(dim=other).any(dim=last)) for other, last in ((2, 1), (2, 0), (1, 0))]
+    first, last = (np.array([int(line[place]) for line in along]) for place in (0, -1))
+    return np.maximum(first - margin, 0), np.minimum(last + margin + 1, size)
 
 
 def _largest(leader: torch.Tensor, shares: Callable[[], Shares], source: Grid, target: Grid) -> Array:

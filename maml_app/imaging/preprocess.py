@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 from maml_app.cases.case import Case
 from maml_app.cases.spec import Modality, TaskSpec
 from maml_app.errors import ImageError
-from maml_app.imaging.geometry import network_grid, resample
+from maml_app.imaging.geometry import around, network_grid, resample
 from maml_app.imaging.plausible import suv_scale
-from maml_app.imaging.reading import no_image, readings
-from maml_app.imaging.volume import Array, Grid, Volume
+from maml_app.imaging.reading import Reading, no_image, readings
+from maml_app.imaging.volume import Grid, Volume
 
 FORMAT = "prepared 3"  # to be changed with what is done here: what was prepared otherwise is not used again
 SUV_MAX = 30.0
@@ -71,11 +71,14 @@ def form(spec: TaskSpec) -> str:
     return f"{FORMAT} {spec.signature()} {spec.preference}"
 
 
-def prepare(case: Case, spec: TaskSpec) -> Prepared:
+def prepare(case: Case, spec: TaskSpec, read: Iterable[Reading] | None = None) -> Prepared:
     """Read, normalise and align all modalities of a case; absent ones, and those that are left out, are zero.
 
     The grid is that of the reference modality, or of the first that can be used, as far as any image shows something on
     it: every answer about a case is computed there, whichever of its images is asked for, so that answers agree.
+
+    Args:
+        read: the case's readings, where they are at hand.
 
     Raises:
         ImageError: no image can be used; the message has each reason.
@@ -85,7 +88,7 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
     left_out: dict[str, str] = {}
     grid: Grid | None = None
     images = shown = torch.empty(0)
-    for reading in readings(case, spec):
+    for reading in readings(case, spec) if read is None else read:
         name = reading.modality.name
         if reading.volume is None:
             left_out[name] = reading.problem
@@ -101,16 +104,6 @@ def prepare(case: Case, spec: TaskSpec) -> Prepared:
     if grid is None:
         raise ImageError(no_image(case, left_out))
     used = tuple(name for name, index in places.items() if presence[index])
-    start, stop = _box(shown, np.ceil(MARGIN_MM / np.array(grid.spacing_mm)).astype(int))
+    start, stop = around(shown, np.ceil(MARGIN_MM / np.array(grid.spacing_mm)).astype(int))
     x, y, z = (slice(*ends) for ends in zip(start, stop, strict=True))
     return Prepared(images[:, x, y, z].contiguous(), presence, grid.crop(start, stop), used, left_out)
-
-
-def _box(shown: torch.Tensor, margin: Array) -> tuple[Array, Array]:
-    """First index and end of the box around what is shown (X, Y, Z), with a margin; all of it where nothing is."""
-    size = np.array(shown.shape)
-    if not shown.any():
-        return np.zeros(3, dtype=int), size
-    along = [torch.nonzero(shown.any(dim=other).any(dim=last)) for other, last in ((2, 1), (2, 0), (1, 0))]
-    low, high = (np.array([int(line[end]) for line in along]) for end in (0, -1))
-    return np.maximum(low - margin, 0), np.minimum(high + margin + 1, size)
