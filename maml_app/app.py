@@ -111,7 +111,7 @@ class MamlApp(MONAILabelApp):
         """As MONAI Label's, which calls this at the start, after a training and after each `next`: if there is need."""
         if not self._server_mode:  # a training process: the server looks at the cases once it has ended
             return {}
-        if method is None and (processes("scoring") or not self.scores.is_due()):
+        if method is None and (not self._auto_update_scoring or processes("scoring") or not self.scores.is_due()):
             return {}
         return super().async_scoring(method, params)
 

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 # MONAI does without each of them, as where they are not installed; nothing here uses MONAI's parts that are theirs
-SPARED = {"ignite", "itk", "matplotlib", "mlflow", "pandas", "skimage", "sklearn", "tensorboard", "torchvision"}
+SPARED = {
+    *("gdown", "ignite", "itk", "matplotlib", "mlflow", "pandas", "scipy.signal", "scipy.stats", "skimage", "sklearn"),
+    *("tensorboard", "torchvision"),
+}
 
 
 class _Spared(importlib.abc.MetaPathFinder):

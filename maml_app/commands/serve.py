@@ -55,4 +55,6 @@ def serve(
     program = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(home), "--studies", studies]
     sys.stdout.flush()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+    package = Path(__file__).resolve().parents[1]
+    os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{package}"  # see sitecustomize.py
     os.execv(sys.executable, [*program, "--host", host, "--port", str(port), *given])

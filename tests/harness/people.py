@@ -64,12 +64,12 @@ def read_grid_of(studies: Path, case: str) -> Any:
 
 
 @contextmanager
-def people_at(folder: Path, spec: TaskSpec, more: str = "") -> Iterator[Shared]:
-    """A folder of cases without labels behind a server; `more` is added to the task."""
+def people_at(folder: Path, spec: TaskSpec, more: str = "", scoring: bool = False) -> Iterator[Shared]:
+    """A folder of cases without labels behind a server, which may look at them; `more` is added to the task."""
     write_cases(folder / "studies", spec, count=CASES, seed=3, size=16, labelled=0)
     (folder / "studies" / "task.yaml").write_text(TOY + more)
     for name, role in PEOPLE.items():
         Accounts(folder / "users.json").add(name, PASSWORD, role)
     conf = {"models": str(folder / "models"), "users": str(folder / "users.json"), "cache": str(folder / "cache")}
-    with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/") as server:
+    with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/", scoring=scoring) as server:
         yield Shared(server, folder / "studies", folder / "models" / "toy")

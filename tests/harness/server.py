@@ -36,6 +36,7 @@ class Server:
         conf: `--conf` pairs.
         host: address to listen on; None leaves it to the server.
         ready: what is asked until it is answered.
+        scoring: whether a process of its own looks at the cases at the start and after trainings.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Server:
         conf: dict[str, str] | None = None,
         host: str | None = "127.0.0.1",
         ready: str = "/info/",
+        scoring: bool = True,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self.ready = ready
+        self.scoring = scoring
         self._command = ["monailabel", "start_server", "--app", str(ROOT / app), "--studies"]
         self._command += [str(studies.resolve() if isinstance(studies, Path) else studies), "--port", str(self.port)]
         self._command += ["--host", host] if host else []
@@ -61,7 +64,7 @@ class Server:
 
     def __enter__(self) -> Server:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**os.environ, "PATH": path}
+        environment = {**os.environ, "PATH": path, "MONAI_LABEL_AUTO_UPDATE_SCORING": str(self.scoring)}
         with self.log.open("wb") as log:
             # a session of its own: stopping reaches a running training as well
             self._process = subprocess.Popen(

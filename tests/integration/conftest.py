@@ -23,8 +23,8 @@ from maml_app.stores.dicomweb import DicomWebStore
 from tests.conftest import TOY
 from tests.harness.orthanc import Orthanc
 
-QUICK = TOY.replace("steps: 3", "steps: 20, each_alone: false, learning_rate: 0.03")
-ENOUGH = 100  # steps to see something
+QUICK = TOY.replace("steps: 3", "steps: 20, each_alone: false, learning_rate: 0.05")
+ENOUGH = 50  # steps to see something
 
 
 @dataclass

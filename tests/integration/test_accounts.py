@@ -60,7 +60,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterato
     for role in Role:
         Accounts(folder / "users.json").add(role.value, PASSWORD, role)
     conf = {"models": str(folder / "models"), "users": str(folder / "users.json")}
-    with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/") as server:
+    with Server(folder / "studies", folder / "log", conf=conf, ready="/auth/", scoring=False) as server:
         yield Guarded(server, folder / "studies", folder / "users.json")
 
 

@@ -34,7 +34,8 @@ def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("server")
     (folder / "task.yaml").write_text(QUICK)
     conf = {"task": str(folder / "task.yaml"), "models": str(folder / "models"), "cache": str(folder / "cache")}
-    with Server(archive.url, folder / "server.log", conf={**conf, "engine": "openvino"}, host=None) as server:
+    conf["engine"] = "openvino"
+    with Server(archive.url, folder / "server.log", conf=conf, host=None, scoring=False) as server:
         client = MONAILabelClient(server.url, str(folder))
         yield Running(client, server, archive)
         assert "OpenVINO answers for the modalities [0, 1, 2]" in server.log.read_text()

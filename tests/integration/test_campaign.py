@@ -22,7 +22,7 @@ ARTEFACTS = ROOT / "scratch"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator[Shared]:
-    with people_at(tmp_path_factory.mktemp("campaign"), spec, "review: {required: true}\n") as shared:
+    with people_at(tmp_path_factory.mktemp("campaign"), spec, "review: {required: true}\n", scoring=True) as shared:
         yield shared
 
 

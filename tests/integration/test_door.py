@@ -120,9 +120,8 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     ModelRegistry(folder / "models" / "toy").publish(network, kept, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MONAI_LABEL_SESSION_PATH", str(folder / "sessions"))
-        with Server(
-            folder / "studies", folder / "log", conf={"models": str(folder / "models"), "queue": "2"}
-        ) as server:
+        conf = {"models": str(folder / "models"), "queue": "2"}
+        with Server(folder / "studies", folder / "log", conf=conf, scoring=False) as server:
             yield Door(server, folder)
 
 

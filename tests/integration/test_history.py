@@ -145,6 +145,7 @@ def test_two_people_read_a_case_blindly_and_a_reviewer_picks(reading: Shared) ->
     assert reading.save("anna", other, 10).status_code == 200
     assert reading.ask("POST", "/train/toy", "rita", json={"steps": 1}).status_code == 200
     assert "1 of 6 cases have a final label" in _log(reading)
+    assert not (reading.models / "scores").exists()  # MONAI_LABEL_AUTO_UPDATE_SCORING: the server was told not to look
 
 
 def _log(shared: Shared) -> str:

@@ -548,8 +548,9 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
     archive = Archive(running.archive.orthanc, [study])
     archive.orthanc.add(study[0].instances())
     conf = {"models": str(tmp_path / "models"), "cache": str(tmp_path / "cache")}
-    with Server(archive.url, tmp_path / "server.log", app="apps/brats_mr", conf=conf) as server:
+    with Server(archive.url, tmp_path / "server.log", app="apps/brats_mr", conf=conf, scoring=False) as server:
         client = MONAILabelClient(server.url, str(tmp_path))
+        assert list(client.info()["models"]) == ["brats_mr", "brats_mr_clicks", "brats_mr_scribbles"]
         brain = Running(server, client, archive, running.browser)
         open_study(page, brain, 0)
         assert [one["id"] for one in page.evaluate(VIEWPORTS)] == ["maml-t1", "maml-t1ce", "maml-t2", "maml-flair"]

@@ -87,7 +87,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, spec: TaskSpec) -> Iterator
     folder = tmp_path_factory.mktemp("routes")
     write_cases(folder / "studies", spec, count=3, seed=3, size=16, labelled=1)
     (folder / "studies" / "task.yaml").write_text(TOY)
-    with Server(folder / "studies", folder / "log", conf={"models": str(folder / "models")}) as running:
+    conf = {"models": str(folder / "models")}
+    with Server(folder / "studies", folder / "log", conf=conf, scoring=False) as running:
         yield running
         assert "Traceback" not in Path(folder / "log").read_text(errors="replace")
 
