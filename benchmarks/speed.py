@@ -3,8 +3,8 @@
 Parts: `forward` (windows and training steps against an early-fusion U-Net), `growth` (of a window with its voxels),
 `samples` (training patches from prepared cases and from files), `request` (a case through the infer task against MONAI
 Label's stock task with MONAI's transforms around the same network), `brain` (the same for four sequences of a brain on
-nothing), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `start` (command line
-and server). One thread unless said.
+nothing), `stem` (the same as `brain`, the network with a stem), `memory` (of a large request), `threads` (two threads
+alone and beside a busy process), `start` (command line and server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 import typer
 
 from benchmarks.speed_request import (
+    STEM,
     WIDTHS,
     Seconds,
     abdomen,
@@ -50,13 +51,9 @@ from maml_app.network.window import Answering
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
 from maml_app.training.dataset import PatchSource, build_samples, load_sample
-from tests.harness.server import Server
+from tests.harness.server import ROOT, Server
 
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
-# two voxels of each axis taken together in place of the first level
-STEM = WIDTHS.model_copy(
-    update={"stem": (2, 2, 2), "channels": WIDTHS.channels[1:], "strides": ((1, 1, 1), *WIDTHS.strides[2:])}
-)
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
@@ -210,17 +207,22 @@ def start(folder: Path) -> dict[str, Any]:
         3,
     )
     (folder / "none").mkdir()
-    began = time.perf_counter()
     conf = {"task": str(shipped_tasks()["sarcoma_pet_ct_mr"]), "models": str(folder / "m"), "cache": str(folder / "c")}
-    with Server(folder / "none", folder / "log", conf=conf):
-        seconds["the server, until it answers"] = time.perf_counter() - began
+    path = os.environ.get("PYTHONPATH", "")
+    # `maml-app serve` adds the app's folder: see maml_app/sitecustomize.py
+    for program, more in (("monailabel start_server", ""), ("maml-app serve", f"{os.pathsep}{ROOT / 'maml_app'}")):
+        os.environ["PYTHONPATH"] = path + more
+        began = time.perf_counter()
+        with Server(folder / "none", folder / "log", conf=conf):
+            seconds[f"{program}, until it answers"] = time.perf_counter() - began
+    os.environ["PYTHONPATH"] = path
     return against(seconds, "import of MONAI Label's server")
 
 
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
     parts: Annotated[str, typer.Option(help="names with commas between")] = (
-        "forward,growth,samples,request,brain,memory,threads,start"
+        "forward,growth,samples,request,brain,stem,memory,threads,start"
     ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -236,6 +238,7 @@ def main(
             "samples": lambda: samples(folder, repeats),
             "request": lambda: request(folder / "abdomen", two_phases(), *abdomen((512, 512, 200)), (0.8, 0.8, 2.5)),
             "brain": lambda: request(folder / "brain", four_sequences(), *brain((240, 240, 155)), (1.0, 1.0, 1.0)),
+            "stem": lambda: request(folder / "stem", four_sequences(STEM), *brain((240, 240, 155)), (1.0, 1.0, 1.0)),
             "memory": lambda: memory(folder),
             "threads": threads,
             "start": lambda: start(folder),

@@ -46,6 +46,10 @@ from maml_app.versions.registry import ModelRegistry
 
 # a rival is twice as wide
 WIDTHS = Network(channels=(16, 32, 64, 128), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
+# two voxels of each axis taken together in place of the first level
+STEM = WIDTHS.model_copy(
+    update={"stem": (2, 2, 2), "channels": WIDTHS.channels[1:], "strides": ((1, 1, 1), *WIDTHS.strides[2:])}
+)
 PATCH = (64, 64, 64)
 STEPS = 60  # until the network of `request` knows its case
 PARTS = {  # function -> what a request spends on it
@@ -134,8 +138,8 @@ def request(
     network = taught(spec, store.case("case"), Volume(truth, affine))
     torch.save({"model": Fused(network).state_dict()}, folder / "stock.pt")
     registry = ModelRegistry(folder / "models")
-    registry.publish(network, Checkpoint(spec.name, spec.signature(), count, spec.classes, WIDTHS, PATCH), {})
-    stock: Any = Stock(folder / "stock.pt", Fused(build_network(count, spec.classes, WIDTHS)), spec)
+    registry.publish(network, Checkpoint(spec.name, spec.signature(), count, spec.classes, spec.network, PATCH), {})
+    stock: Any = Stock(folder / "stock.pt", Fused(build_network(count, spec.classes, spec.network)), spec)
 
     answers: dict[str, Path] = {}
     seconds: Seconds = {}
@@ -189,7 +193,8 @@ LARGE = """
 import sys
 from pathlib import Path
 import torch
-from benchmarks.speed_request import FolderStore, ModelRegistry, SegmentCase, proc_bytes, two_phases
+from benchmarks.speed_request import FolderStore, ModelRegistry, SegmentCase, two_phases
+from maml_app.machine import proc_bytes
 torch.set_num_threads(1)
 folder, spec = Path(sys.argv[1]), two_phases()
 task = SegmentCase(FolderStore(folder / "studies", spec), spec, ModelRegistry(folder / "models"))
@@ -263,7 +268,7 @@ def taught(spec: TaskSpec, case: Case, label: Volume) -> SegmentationNetwork:
     """A network that has learnt the case: what it says has surfaces as a real answer has, and not noise."""
     torch.manual_seed(0)
     count = len(spec.modalities)
-    network = build_network(count, spec.classes, WIDTHS)
+    network = build_network(count, spec.classes, spec.network)
     prepared = prepare(case, spec)
     truth = torch.from_numpy(resample_label(label.voxels, label.grid, prepared.grid)).long()
     loss, optimiser = MutualLearningLoss(Loss()), torch.optim.AdamW(network.parameters(), lr=2e-3)
@@ -298,15 +303,15 @@ def two_phases() -> TaskSpec:
     return _in_small("liver_multiphase_ct", 2, 3.0)
 
 
-def four_sequences() -> TaskSpec:
-    """The brain task, on the benchmark's network and grid."""
-    return _in_small("brats_mr", 4, 1.5)
+def four_sequences(network: Network = WIDTHS) -> TaskSpec:
+    """The brain task, on a network of the benchmark and its grid."""
+    return _in_small("brats_mr", 4, 1.5, network)
 
 
-def _in_small(task: str, modalities: int, spacing_mm: float) -> TaskSpec:
+def _in_small(task: str, modalities: int, spacing_mm: float, network: Network = WIDTHS) -> TaskSpec:
     spec = load_task(shipped_tasks()[task])
     kept = tuple(spec.modalities[:modalities])
     preprocess = spec.preprocess.model_copy(update={"spacing_mm": (spacing_mm,) * 3})
     training = spec.training.model_copy(update={"patch": PATCH})
     changes = {"modalities": kept, "reference": kept[0].name, "preprocess": preprocess, "training": training}
-    return spec.model_copy(update={**changes, "network": WIDTHS})
+    return spec.model_copy(update={**changes, "network": network})

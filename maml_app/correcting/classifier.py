@@ -61,6 +61,7 @@ def _features(view: View) -> Array:
 def _likelihood(seen: Array, truth: Array, weight: Array, region: Array) -> Array:
     """How likely a classifier that learns this truth finds the structure, within a region; 0 outside of it."""
     from sklearn.linear_model import LogisticRegression  # takes a second, which only a prompt has to pay
+    from threadpoolctl import threadpool_limits
 
     taught = region & (weight > 0.05)
     classes, weights = truth[taught], weight[taught]
@@ -71,7 +72,9 @@ def _likelihood(seen: Array, truth: Array, weight: Array, region: Array) -> Arra
     # both classes count alike
     weights = weights / np.where(classes, weights[classes].sum(), weights[~classes].sum()) * len(classes) / 2
     learnt = LogisticRegression(C=STIFFNESS, max_iter=200)
-    learnt.fit((values - mean) / deviation, classes, sample_weight=weights)
     result = np.zeros(truth.shape)
-    result[region] = learnt.predict_proba((seen[region] - mean) / deviation)[:, 1]
+    # for so few columns threads of the linear algebra wait for each other, beside other work for most of the click
+    with threadpool_limits(1, "blas"):
+        learnt.fit((values - mean) / deviation, classes, sample_weight=weights)
+        result[region] = learnt.predict_proba((seen[region] - mean) / deviation)[:, 1]
     return result
