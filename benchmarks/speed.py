@@ -43,6 +43,7 @@ from maml_app.disk import write_text
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import prepare_label
 from maml_app.imaging.preprocess import prepare
+from maml_app.lean import lean_path
 from maml_app.network.compiled import Compiled
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
@@ -51,7 +52,7 @@ from maml_app.network.window import Answering
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
 from maml_app.training.dataset import PatchSource, build_samples, load_sample
-from tests.harness.server import ROOT, Server
+from tests.harness.server import Server
 
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
 
@@ -208,14 +209,13 @@ def start(folder: Path) -> dict[str, Any]:
     )
     (folder / "none").mkdir()
     conf = {"task": str(shipped_tasks()["sarcoma_pet_ct_mr"]), "models": str(folder / "m"), "cache": str(folder / "c")}
-    path = os.environ.get("PYTHONPATH", "")
-    # `maml-app serve` adds the app's folder: see maml_app/sitecustomize.py
-    for program, more in (("monailabel start_server", ""), ("maml-app serve", f"{os.pathsep}{ROOT / 'maml_app'}")):
-        os.environ["PYTHONPATH"] = path + more
+    plain = os.environ.get("PYTHONPATH", "")
+    for program, path in (("monailabel start_server", plain), ("maml-app serve", lean_path())):
+        os.environ["PYTHONPATH"] = path
         began = time.perf_counter()
         with Server(folder / "none", folder / "log", conf=conf):
             seconds[f"{program}, until it answers"] = time.perf_counter() - began
-    os.environ["PYTHONPATH"] = path
+    os.environ["PYTHONPATH"] = plain
     return against(seconds, "import of MONAI Label's server")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.abc
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 # MONAI does without each of them, as where they are not installed; nothing here uses MONAI's parts that are theirs
@@ -27,3 +29,8 @@ def spare_imports() -> None:
     """Let MONAI be imported without its optional packages, in this process; anybody else finds them as ever."""
     if not any(isinstance(finder, _Spared) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Spared())
+
+
+def lean_path() -> str:
+    """PYTHONPATH of processes that are to do so by themselves: Python reads `sitecustomize.py` there, first of all."""
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent))))

@@ -1,6 +1,6 @@
 """Python reads this first where the app's folder is on its path, as in the processes that MONAI Label starts.
 
-They read MONAI before the app, with nothing of it spared: twice the time until a server answers or a training begins.
+They read MONAI before the app: with nothing of it spared a server takes twice the time until it answers.
 """
 
 from contextlib import suppress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from maml_app.cases.spec import TaskSpec, parse_task
-from maml_app.lean import spare_imports
+from maml_app.lean import lean_path, spare_imports
 from maml_app.network.settings import Network
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
@@ -48,8 +47,7 @@ NETWORK = Network(channels=(4, 6, 8), strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)))
 # files that keep a worker for minutes: begun first, so that none is left alone with one at the end
 LONGEST = ("test_ohif.py", "test_archive_server.py", "test_server.py", "test_train.py", "test_optimise.py")
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,8 +61,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAML_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("MAML_ENGINE", "torch")  # a toy network takes longer to compile than to run
-        # servers and trainings begin as those of `maml-app serve`: sooner, see sitecustomize.py
-        patch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{ROOT / 'maml_app'}")
+        patch.setenv("PYTHONPATH", lean_path())  # servers and trainings begin as those of `maml-app serve`
         yield
 
 

@@ -12,6 +12,7 @@ import typer
 from maml_app.commands.common import Studies
 from maml_app.disk import write_text
 from maml_app.errors import StudiesError
+from maml_app.lean import lean_path
 from maml_app.settings import Settings
 
 MAIN = "from maml_app.app import MamlApp  # noqa: F401 - the class that MONAI Label looks for\n"
@@ -55,6 +56,5 @@ def serve(
     program = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(home), "--studies", studies]
     sys.stdout.flush()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
-    package = Path(__file__).resolve().parents[1]
-    os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{package}"  # see sitecustomize.py
+    os.environ["PYTHONPATH"] = lean_path()
     os.execv(sys.executable, [*program, "--host", host, "--port", str(port), *given])
