@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +12,6 @@ from torch.nn import functional as F
 
 from maml_app.machine import go_on
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
-
-# MONAI 1.5 indexes in a way that newer torch warns of, once a process
-warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
 
 
 def _slide(images: torch.Tensor, patch: Sequence[int], predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
