@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -240,17 +241,25 @@ def _identity(row: Dataset) -> str:
     return "|".join(uids) if any(uids) else row.to_json()
 
 
+def _without_bulk(tag: str, vr: str, uri: str) -> None:
+    """Pixels and other bulk data stay where they are."""
+
+
+# pydicom asks for it at every attribute; worked out anew each time it takes longer than all the rest
+_without_bulk.__signature__ = inspect.signature(_without_bulk)  # type: ignore[attr-defined]
+
+
 def _dataset(found: Any) -> Dataset:
     """A DICOM JSON object (PS3.18 F.2) without bulk data; single attributes that break their VR are left out."""
     try:
-        return Dataset.from_json(found, bulk_data_uri_handler=lambda *_: None)
+        return Dataset.from_json(found, bulk_data_uri_handler=_without_bulk)
     except (ValueError, TypeError, KeyError, AttributeError):
         if not isinstance(found, dict):
             raise
     result, last = Dataset(), None
     for tag, content in found.items():
         try:
-            result.update(Dataset.from_json({tag: content}, bulk_data_uri_handler=lambda *_: None))
+            result.update(Dataset.from_json({tag: content}, bulk_data_uri_handler=_without_bulk))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             last = error
     if not len(result):

@@ -3,8 +3,9 @@
 import { BUTTON, DARK, make, slider } from './page.js';
 import { Labels } from './labels.js';
 
-const MESSAGE =
-  'position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;min-height:2.5em';
+// what is told while work goes on has its room, so that no button moves away below the mouse; OHIF undoes min-height
+const ROOM = 'height:4.5em;overflow-y:auto';
+const MESSAGE = `position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;${ROOM}`;
 const PRESSED = '2px solid #ffd23c';
 const MENDS = {
   Click: ': adds what belongs together around it; with Shift takes away',
@@ -31,7 +32,7 @@ export function build(task, on) {
     series: make('div', { 'data-maml': 'series', style: 'overflow-wrap:anywhere' }),
     state: make('div', { 'data-maml': 'state', style: 'white-space:pre-line' }),
     modalities: make('table', { 'data-maml': 'modalities', style: 'font-size:12px;width:100%' }),
-    saved: make('div', { 'data-maml': 'saved', role: 'status' }),
+    saved: make('div', { 'data-maml': 'saved', role: 'status', style: ROOM }),
     message: make('div', { 'data-maml': 'message', role: 'status', style: MESSAGE }),
     choice: make('div', { 'data-maml': 'choice' }),
     labels: new Labels(task.labels, on),
@@ -95,14 +96,14 @@ export function build(task, on) {
       button('Fill between', 'interpolate', on.interpolate),
     ),
     group(made.overlay, made.strength),
-    made.lesions,
-    made.saved,
     group(
       button('Save as final label', 'save', on.save, ';background:#1a7f37;font-weight:bold'),
       make('label', {}, made.onward, ' then open the next case'),
     ),
+    made.saved,
     group(made.versions, button('Open version', 'open', on.open)),
     group(button('Next case', 'next', on.next), button('Skip', 'skip', on.skip), made.train, made.training),
+    made.lesions,
     make('details', {}, make('summary', {}, 'Keys'), keys()),
   );
   return made;

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -98,17 +99,15 @@ class Orthanc:
         self.stop()
 
     def add(self, images: Iterable[Dataset]) -> None:
-        """Put DICOM objects into it."""
-        for image in images:
-            buffer = io.BytesIO()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+        """Put DICOM objects into it, all at once."""
+        together = io.BytesIO()
+        with zipfile.ZipFile(together, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number, image in enumerate(images):
+                buffer = io.BytesIO()
                 dcmwrite(buffer, image, write_like_original=False)
-            self.add_bytes(buffer.getvalue())
-
-    def add_bytes(self, content: bytes) -> None:
-        answer = self.session.post(f"{self.url}/instances", data=content, timeout=60)
-        answer.raise_for_status()
+                archive.writestr(str(number), buffer.getvalue())
+        self.session.post(f"{self.url}/instances", data=together.getvalue(), timeout=600).raise_for_status()
 
     def add_folder(self, folder: Path) -> int:
         """Put all files below a folder into it, those that are DICOM; how many were."""
@@ -117,6 +116,12 @@ class Orthanc:
             answer = self.session.post(f"{self.url}/instances", data=path.read_bytes(), timeout=60)
             count += answer.ok
         return count
+
+    def clear(self) -> None:
+        """Take everything out of it."""
+        held = self.session.get(f"{self.url}/patients", timeout=60).json()
+        deleted = self.session.post(f"{self.url}/tools/bulk-delete", json={"Resources": held}, timeout=60)
+        deleted.raise_for_status()
 
     def delete_series(self, uid: str) -> None:
         for found in self.session.post(f"{self.url}/tools/lookup", data=uid, timeout=60).json():

@@ -21,6 +21,7 @@ from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
 from tests.conftest import TOY
 from tests.harness.server import Server
+from tests.harness.waiting import until
 
 PASSWORD = "a long enough one"
 PEOPLE = {"anna": Role.ANNOTATOR, "ben": Role.ANNOTATOR, "carl": Role.ANNOTATOR, "rita": Role.REVIEWER}
@@ -54,6 +55,15 @@ class Shared:
         answer = self.ask("GET", f"/maml/cases/{case}/history", user)
         assert answer.ok, answer.text
         return list(answer.json())
+
+    def trained(self) -> str:
+        """The log of the training that runs, when it has ended."""
+
+        def ended() -> list[str] | None:
+            told = self.ask("GET", "/train/", "rita").json()
+            return None if told["status"] in ("SUBMITTED", "RUNNING") else list(told["details"])
+
+        return "\n".join(until(ended, "the end of the training") or [])
 
     def say(self, user: str, case: str, label: str, what: str, **said: Any) -> requests.Response:
         return self.ask("POST", f"/maml/cases/{case}/labels/{label}/{what}", user, json=said)

@@ -34,13 +34,28 @@ VIEWPORTS = """() => window.cornerstone.getEnabledElements().map(({ viewport }) 
   return { id: viewport.id, type: viewport.type, x: box.x + box.width / 2, y: box.y + box.height / 2,
     slice: viewport.getCurrentImageIdIndex(), slices: viewport.getImageIds().length };
 })"""
-CROSS = """([id, place]) => {
+# the four lines of the cross-hairs begin within 20 pixels of where a place lies
+NEAR = """([id, place]) => {
   const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
   const [x, y] = viewport.worldToCanvas(place);
-  return [...viewport.element.querySelectorAll('svg line')].map(line => {
+  const lines = [...viewport.element.querySelectorAll('svg line')].map(line => {
     const [x1, y1] = ['x1', 'y1'].map(name => Number(line.getAttribute(name)));
     return Math.hypot(x1 - x, y1 - y);
   });
+  return lines.length === 4 && Math.max(...lines) < 20;
+}"""
+# a series in the active viewport, and whether it is there with its image
+SHOW = """ct => {
+  const { viewportGridService, displaySetService } = window.services;
+  const displaySetInstanceUIDs = displaySetService.getDisplaySetsForSeries(ct).map(one => one.displaySetInstanceUID);
+  const viewportId = viewportGridService.getActiveViewportId();
+  viewportGridService.setDisplaySetsForViewport({ viewportId, displaySetInstanceUIDs });
+}"""
+ARRIVED = """ct => {
+  const id = window.services.viewportGridService.getActiveViewportId();
+  const viewport = window.services.cornerstoneViewportService.getCornerstoneViewport(id);
+  const image = viewport?.getCurrentImageId?.();
+  return Boolean(image) && image.includes(ct) && Boolean(window.cornerstone.cache.getImage(image));
 }"""
 WORLD = """([id, x, y]) => {
   const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
@@ -51,6 +66,19 @@ WINDOW = """id => {
   const { viewport } = window.cornerstone.getEnabledElements().find(one => one.viewport.id === id);
   return [viewport.getProperties().voiRange, viewport.getCamera()];
 }"""
+# counts what the viewer's own tools change in labelmaps, which they do at their own time after the mouse
+LISTEN = """() => {
+  window.drawnBy = 0;
+  if (!window.listens) {
+    window.listens = ({ detail }) => { window.drawnBy += detail.ours ? 0 : 1; };
+    const name = window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
+    window.cornerstone.eventTarget.addEventListener(name, window.listens);
+  }
+}"""
+ACTIVE = "id => window.services.viewportGridService.getActiveViewportId() === id"
+RENDERED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+SCROLLED = """([id, slice]) => window.cornerstone.getEnabledElements()
+  .some(({ viewport }) => viewport.id === id && viewport.getCurrentImageIdIndex() !== slice)"""
 SHOWN = """() => [...window.services.viewportGridService.getState().viewports.keys()].map(
   id => window.services.segmentationService.getSegmentationRepresentations(id).map(one => one.segmentationId))"""
 
@@ -116,21 +144,46 @@ def activate(page: Page, modality: str) -> None:
     page.mouse.click(at["x"], at["y"])
     said = re.compile(rf"^Series: (.*\()?{modality}\)?$")  # its description, and what it is taken for if that differs
     page.locator("#maml [data-maml=series]").get_by_text(said).wait_for()
-    page.wait_for_timeout(300)
+    page.wait_for_function(ACTIVE, arg=at["id"])
+    rendered(page)
+
+
+def rendered(page: Page) -> None:
+    """Wait until what is asked for by now is on the screen."""
+    page.evaluate(RENDERED)
+
+
+def scroll(page: Page, modality: str, by: int) -> None:
+    """Turn the mouse's wheel over a viewport, and wait until it shows another slice."""
+    at = viewport(page, modality)
+    page.mouse.move(at["x"], at["y"])
+    page.mouse.wheel(0, by)
+    page.wait_for_function(SCROLLED, arg=[at["id"], at["slice"]])
 
 
 def stroke(
-    page: Page, modality: str, tool: str = "CircularBrush", offset: tuple[int, int] = (-110, 110), drag: bool = True
+    page: Page,
+    modality: str,
+    tool: str = "CircularBrush",
+    offset: tuple[int, int] = (-110, 110),
+    drag: bool = True,
+    lands: bool = True,
 ) -> None:
-    """Draw a short stroke with the mouse, or click once, so far from the middle of a viewport."""
+    """Draw a short stroke with the mouse, or click once, so far from the middle of a viewport, until it is drawn there.
+
+    Where a viewport is not the active one, nothing is (`lands`).
+    """
     press(page, tool)
     at = viewport(page, modality)
+    page.evaluate(LISTEN)
     page.mouse.move(at["x"] + offset[0], at["y"] + offset[1])
     page.mouse.down()
     if drag:
         page.mouse.move(at["x"] + offset[0] + 15, at["y"] + offset[1] + 8, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(1000)
+    if lands:
+        page.wait_for_function("() => window.drawnBy > 0")
+        rendered(page)
 
 
 def draw_with(page: Page, label: str) -> None:

@@ -191,10 +191,12 @@ def test_user_and_password(spec: TaskSpec, tmp_path: Path, monkeypatch: pytest.M
         assert not list(store.cache.folder.glob("images/*"))
         orthanc.start()
         read_image(case.images["ct"])
-    with Orthanc(tmp_path / "plain") as orthanc:
-        nowhere = opened(f"{orthanc.url}/nothing-here", spec, tmp_path / "cache")
-        with pytest.raises(ArchiveError, match=r"there is no DICOMweb service at this address \(404\)"):
-            nowhere.cases()
+
+
+def test_an_address_that_is_no_archive(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
+    nowhere = opened(f"{archive.orthanc.url}/nothing-here", spec, tmp_path / "cache")
+    with pytest.raises(ArchiveError, match=r"there is no DICOMweb service at this address \(404\)"):
+        nowhere.cases()
 
 
 def test_a_series_is_set_by_hand_and_stays_so(

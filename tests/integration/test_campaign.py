@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from maml_app.versions.registry import ModelRegistry
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.people import PASSWORD, Shared, people_at
 from tests.harness.server import ROOT
+from tests.harness.waiting import until
 
 ARTEFACTS = ROOT / "scratch"
 
@@ -57,13 +57,10 @@ def expected_of(shared: Shared) -> list[float]:
     for case in cases:
         assert shared.save("anna", case, 9).status_code == 200
     assert shared.ask("POST", "/activelearning/first", "carl", json={}).ok  # then the server looks at the cases
-    end = time.monotonic() + 120
-    while True:
-        scores = ScoreStore(registry.scores).read(str(registry.served()))
-        if scores.keys() >= set(cases):
-            return [round(0.1 + 0.8 * float(np.mean(list(scores[case].promised.values()))), 2) for case in cases]
-        assert time.monotonic() < end, shared.server.tail()
-        time.sleep(0.5)
+    store, served = ScoreStore(registry.scores), str(registry.served())
+    until(lambda: store.read(served).keys() >= set(cases), "the scores of both cases")
+    scores = store.read(served)
+    return [round(0.1 + 0.8 * float(np.mean(list(scores[case].promised.values()))), 2) for case in cases]
 
 
 def review_order(page: Page, shared: Shared) -> list[float]:
@@ -102,10 +99,7 @@ def test_a_reviewer_follows_and_leads_a_campaign(browser: Browser, shared: Share
     page.get_by_role("button", name="Train").click()
 
     page.get_by_role("button", name="Stop").wait_for()
-    end = time.monotonic() + 120
-    while shared.ask("GET", "/train/", "rita").json()["status"] in ("SUBMITTED", "RUNNING"):
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    shared.trained()
     page.locator("#models").get_by_text("served", exact=True).wait_for()
     expected = expected_of(shared)
     assert review_order(page, shared) == sorted(expected)

@@ -13,10 +13,9 @@ import socket
 import struct
 import tarfile
 import tempfile
-import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from maml_app.phantom.scene import write_cases
 from maml_app.versions.registry import ModelRegistry
 from tests.conftest import NETWORK, TOY
 from tests.harness.server import Server
+from tests.harness.waiting import until
 
 PIECE = zlib.compressobj(9, wbits=31)
 ZEROS = PIECE.compress(bytes(10**6)) + PIECE.flush()  # a million zeros in a thousand bytes
@@ -131,14 +131,6 @@ def words(process: psutil.Process) -> set[str]:
         return set(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return set()
-
-
-def until(true: Callable[[], Any], what: str) -> None:
-    """Wait for what is bound to come."""
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end, f"{what} never came"
-        time.sleep(0.05)
 
 
 def sentence(answer: requests.Response) -> str:

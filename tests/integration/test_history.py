@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -144,15 +143,5 @@ def test_two_people_read_a_case_blindly_and_a_reviewer_picks(reading: Shared) ->
     other = reading.ask("POST", "/activelearning/first", "anna", json={}).json()["id"]
     assert reading.save("anna", other, 10).status_code == 200
     assert reading.ask("POST", "/train/toy", "rita", json={"steps": 1}).status_code == 200
-    assert "1 of 6 cases have a final label" in _log(reading)
+    assert "1 of 6 cases have a final label" in reading.trained()
     assert not (reading.models / "scores").exists()  # MONAI_LABEL_AUTO_UPDATE_SCORING: the server was told not to look
-
-
-def _log(shared: Shared) -> str:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        told = shared.ask("GET", "/train/", "rita").json()
-        if told["status"] not in ("SUBMITTED", "RUNNING"):
-            return "\n".join(told["details"])
-        time.sleep(0.5)
-    raise AssertionError("the training did not end")

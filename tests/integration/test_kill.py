@@ -20,6 +20,7 @@ from maml_app.training.dataset import build_samples
 from maml_app.versions.registry import ModelRegistry
 from tests.conftest import TOY
 from tests.harness.server import ROOT
+from tests.harness.waiting import until
 
 KILLS = int(os.environ.get("MAML_KILLS", "4"))  # 40 takes about eight minutes
 
@@ -64,9 +65,8 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
         before = registry.history()
         print("train", file=trainings.stdin, flush=True)
         process = int(trainings.stdout.readline())
-        end = time.monotonic() + 120
-        while turn == 0 and len(registry.versions()) == 1 and time.monotonic() < end:
-            time.sleep(0.1)  # the first one gets as far as a version of its own
+        if turn == 0:
+            until(lambda: len(registry.versions()) > 1, "a version of the first one's own")
         time.sleep(moments.uniform(0.0, 4.0))
         os.kill(process, signal.SIGKILL)
         assert trainings.stdout.readline() == "gone\n"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-import torch
 from monailabel.client import MONAILabelClient
 from playwright.sync_api import Page, sync_playwright
 
@@ -19,15 +18,15 @@ from maml_app.imaging.files import read_label
 from maml_app.phantom.dicom import make_study
 from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
-from maml_app.training.recipe import Recipe
-from maml_app.training.train import train
-from maml_app.versions.registry import ModelRegistry
 from tests.harness.browser import FLAGS, chromium
 from tests.harness.server import ROOT, Server
-from tests.integration.conftest import ENOUGH, QUICK, Archive, opened
+from tests.integration.conftest import QUICK, Archive
 from tests.integration.ohif import (
+    ARRIVED,
     ARTEFACTS,
-    CROSS,
+    NEAR,
+    SCROLLED,
+    SHOW,
     SHOWN,
     VIEWPORTS,
     WINDOW,
@@ -47,8 +46,10 @@ from tests.integration.ohif import (
     open_study,
     press,
     ready,
+    rendered,
     resampled,
     said,
+    scroll,
     stored,
     stroke,
     unprotect,
@@ -57,19 +58,10 @@ from tests.integration.ohif import (
 
 
 @pytest.fixture(scope="module")
-def running(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(archive: Archive, taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("ohif")
     (folder / "task.yaml").write_text(QUICK)
-    conf = {"task": str(folder / "task.yaml"), "models": str(folder / "models"), "cache": str(folder / "cache")}
-    # as if it had been validated on enough cases
-    expects = {"expectation": {"intercept": 0.0, "slope": 0.9, "spread": 0.08, "cases": 9}}
-    enough = parse_task(QUICK.replace("steps: 20", f"steps: {ENOUGH}"), "toy.yaml")
-    learnt = train(
-        enough, opened(archive.url, enough, folder / "cache").cases(), Recipe(devices=(torch.device("cpu"),))
-    )
-    registry = ModelRegistry(folder / "models" / "toy")
-    report = {**learnt.checkpoint.notes, "cross_validation": expects}
-    registry.serve(registry.store(learnt.network, learnt.checkpoint, report))
+    conf = {"task": str(folder / "task.yaml"), "models": str(taught), "cache": str(folder / "cache")}
     with (
         Server(archive.url, folder / "server.log", conf=conf) as server,
         sync_playwright() as playwright,
@@ -111,7 +103,6 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
     press(page, "run")
     told = message(page, "Proposal of model v0001")
     assert re.search(r"from ct, pet, mr_t1; uncertainty 0\.\d\d; expected Dice 0\.\d\d ± 0\.08\.", told), told
-    page.wait_for_timeout(500)
     ct = running.archive.uid(4, "ct")
     file, _ = running.client.infer("toy", ct, {"result_extension": ".nii.gz"})
     label = read_label(Path(file))
@@ -123,29 +114,23 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
     assert all(len(ids) == 1 for ids in page.evaluate(SHOWN))
     # scrolled together, by where the slices lie
     before = viewport(page, "pet")["slice"]
-    at = viewport(page, "ct")
-    page.mouse.move(at["x"], at["y"])
-    page.mouse.wheel(0, 400)
-    page.wait_for_timeout(1000)
-    assert viewport(page, "ct")["slice"] != at["slice"]
-    assert viewport(page, "pet")["slice"] != before
+    scroll(page, "ct", 400)
+    page.wait_for_function(SCROLLED, arg=["maml-pet", before])
     page.screenshot(path=ARTEFACTS / "ohif.png")
     # cross-hairs: what is under the mouse is shown on all series, on the slice nearest to it
     page.locator("[data-maml=cursor]").check()
-    place = viewport(page, "ct")["slice"]
+    at = viewport(page, "ct")
     page.mouse.move(at["x"] - 60, at["y"] + 40)
     page.mouse.move(at["x"] - 50, at["y"] + 45)
-    page.wait_for_timeout(1000)
     left, back, up = page.evaluate(WORLD, ["maml-ct", at["x"] - 50, at["y"] + 45])
-    assert viewport(page, "ct")["slice"] == place
+    for modality in ("pet", "mr_t1"):
+        page.wait_for_function(NEAR, arg=[f"maml-{modality}", [left, back, up]])
+    assert viewport(page, "ct")["slice"] == at["slice"]
     for modality in ("pet", "mr_t1"):
         grid = running.archive.studies[4][1].images[modality].grid
         nearest = round((np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[2])
         slices = viewport(page, modality)["slices"]
         assert viewport(page, modality)["slice"] in (nearest, slices - 1 - nearest)
-        lines = page.evaluate(CROSS, [f"maml-{modality}", [left, back, up]])
-        assert len(lines) == 4
-        assert max(lines) < 20  # pixels from where the place lies
     page.screenshot(path=ARTEFACTS / "cross.png")
     page.locator("[data-maml=cursor]").uncheck()
     # another modality over all series, and where the model is not sure; the label below stays as it is
@@ -159,7 +144,6 @@ def test_the_modalities_lie_side_by_side_and_a_proposal_is_on_all(page: Page, ru
         assert expected.any()
         shown = np.where(expected > 0, expected + 100, 0).astype(np.uint8)
         assert_same(in_viewer(page, ct, "over"), on_server(running, ct, shown))
-        page.wait_for_timeout(500)
         page.screenshot(path=ARTEFACTS / f"overlay_{of}.png")
     assert_same(in_viewer(page, ct), before)
     page.locator("[data-maml=overlay]").select_option("")
@@ -211,9 +195,9 @@ def test_a_stroke_is_on_one_acquired_slice_and_in_the_seg(page: Page, running: R
     assert_same(in_viewer(page, ct), painted)
     # nothing is drawn on a series where the label does not lie
     kept = in_viewer(page, pet)
-    stroke(page, "pet")
-    message(page, 'draw there, or press "Draw here" first')
-    page.wait_for_timeout(1500)
+    with page.expect_response(re.compile(r"/label\?label=draft")):
+        stroke(page, "pet", lands=False)
+        message(page, 'draw there, or press "Draw here" first')
     activate(page, "ct")
     done = running.client.info()["datastore"]["completed"]
     press(page, "save")
@@ -347,10 +331,8 @@ def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> N
     stroke(page, "mr_t1")
     at = viewport(page, "mr_t1")
     place = at["slice"]
-    page.mouse.move(at["x"], at["y"])
     for _ in range(3):
-        page.mouse.wheel(0, 100)
-        page.wait_for_timeout(300)
+        scroll(page, "mr_t1", 100)
     moved = viewport(page, "mr_t1")["slice"]
     assert abs(moved - place) > 1
     stroke(page, "mr_t1", offset=(-105, 105))
@@ -363,8 +345,11 @@ def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> N
     assert parts.count() == 1
     press(page, "undo")
     assert_same(in_viewer(page, series), drawn)
+    scroll(page, "mr_t1", -300)  # to neither of them
+    here = viewport(page, "mr_t1")["slice"]
+    assert here not in (place, moved)
     parts.last.click()
-    page.wait_for_timeout(500)
+    page.wait_for_function(SCROLLED, arg=["maml-mr_t1", here])
     assert viewport(page, "mr_t1")["slice"] in (place, moved)
 
 
@@ -491,9 +476,12 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
     archive = running.archive
     page.goto(f"{running.server.url}/ohif/segmentation?StudyInstanceUIDs={archive.study_uid(1)}")
     page.get_by_text("Confirm and Hide").click()
+    ct = archive.uid(1, "ct")
     page.wait_for_function(
-        "() => window.services && window.services.displaySetService.getActiveDisplaySets().length > 2"
+        "ct => window.services && window.services.displaySetService.getDisplaySetsForSeries(ct).length", arg=ct
     )
+    page.evaluate(SHOW, ct)
+    page.wait_for_function(ARRIVED, arg=ct)
     done = running.client.info()["datastore"]["completed"]
     url, wanted = f"{archive.url}/series", {"Modality": "SEG", "StudyInstanceUID": archive.study_uid(1)}
     before = len(requests.get(url, wanted, timeout=60).json())
@@ -502,9 +490,6 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
           const { viewportGridService, displaySetService, segmentationService } = window.services;
           const grid = viewportGridService.getState();
           const [displaySet] = displaySetService.getDisplaySetsForSeries(ct);
-          const displaySetInstanceUIDs = [displaySet.displaySetInstanceUID];
-          viewportGridService.setDisplaySetsForViewport({ viewportId: grid.activeViewportId, displaySetInstanceUIDs });
-          await new Promise(resolve => setTimeout(resolve, 3000));
           const segments = { 1: { segmentIndex: 1, label: 'organ', active: true } };
           const options = { segmentationId: 'by-hand', label: 'By hand', segments };
           const id = await segmentationService.createLabelmapForDisplaySet(displaySet, options);
@@ -516,7 +501,7 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
           await window.commandsManager.runCommand('storeSegmentation', { segmentationId: id });
           return displaySet.SeriesInstanceUID;
         }""",
-        archive.uid(1, "ct"),
+        ct,
     )
     assert len(requests.get(url, wanted, timeout=60).json()) == before + 1
     assert running.client.info()["datastore"]["completed"] == done
@@ -590,11 +575,11 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
         assert green
         assert blue
         page.locator('[data-show="edema"]').uncheck()
-        page.wait_for_timeout(500)
+        rendered(page)
         assert coloured(page, "edema") < blue / 10
         assert coloured(page, "non_enhancing") >= green
         page.keyboard.press("v")
-        page.wait_for_timeout(500)
+        rendered(page)
         assert coloured(page, "edema") == blue
         for value, shown in enumerate(("non_enhancing", "edema", "enhancing"), start=1):
             told = page.locator(f'[data-volume="{shown}"]').inner_text()

@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from maml_app.version import VERSION
 from tests.harness.server import ROOT, free_port
+from tests.harness.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +61,14 @@ def test_the_wheel_makes_phantoms_and_serves_them(wheel: Path, tmp_path: Path) -
             command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, env=environment, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                info = requests.get(f"http://127.0.0.1:{port}/info/", timeout=5).json()
-                break
-            except requests.ConnectionError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.2)
+
+        def answered() -> dict[str, Any] | None:
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            with suppress(requests.ConnectionError):
+                return dict(requests.get(f"http://127.0.0.1:{port}/info/", timeout=5).json())
+            return None
+
+        info = until(answered, "the server's answer") or {}
         assert info["name"] == "MAML - sarcoma_pet_ct_mr"
         assert info["version"] == VERSION
         assert (tmp_path / "maml-home" / "main.py").is_file()

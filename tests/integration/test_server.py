@@ -32,6 +32,7 @@ from maml_app.imaging.volume import Grid
 from maml_app.phantom.scene import make_case, write_cases
 from tests.conftest import TOY
 from tests.harness.server import ROOT, Server
+from tests.harness.waiting import until
 from tests.integration.conftest import wait_for_training
 
 # a network of a few steps does worse than another by chance; the gate has tests of its own
@@ -152,11 +153,13 @@ def answers_during_a_training(client: MONAILabelClient) -> dict[str, list[Any]]:
         file, params = client.infer("toy", "phantom_000", {"result_extension": ".nii.gz"})
         masks.setdefault(params["model_version"], []).append(read_label(Path(file)).voxels)
 
+    def ended() -> bool:
+        ask()
+        return client.train_status()["status"] not in ("SUBMITTED", "RUNNING")
+
     ask()
     client.train_start("toy", {"steps": 20})
-    while client.train_status()["status"] in ("SUBMITTED", "RUNNING"):
-        ask()
-        time.sleep(0.2)
+    until(ended, "the end of the training")
     assert client.train_status()["status"] == "DONE"
     ask()
     return masks
@@ -226,14 +229,11 @@ def test_what_is_no_label_is_refused_and_nothing_written(running: Running, tmp_p
 def stop_a_training(running: Running) -> None:
     before = running.client.info()["train_stats"]["toy"].get("version")
     running.client.train_start("toy", {"steps": 100000})
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        details = running.client.train_status().get("details", [])
-        if any(line.startswith("train ") for line in details):
-            break
-        time.sleep(0.5)
-    else:
-        raise AssertionError("training never took a step")
+
+    def stepped() -> bool:
+        return any(line.startswith("train ") for line in running.client.train_status().get("details", []))
+
+    until(stepped, "a step of the training")
     running.client.train_stop()
     assert running.client.train_status()["status"] == "STOPPED"
     assert running.client.info()["train_stats"]["toy"].get("version") == before
@@ -260,16 +260,11 @@ def test_a_training_that_is_stopped_or_killed_at_any_moment_is_told_and_the_serv
     for number in range(KILLS):
         # every second one is so short that it may be publishing, or be done
         client.train_start("toy", {"steps": 100000 if number % 2 else 10})
-        end = time.monotonic() + 60
-        while not training_processes(running) and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: training_processes(running), "the training's process")
         time.sleep(moments.uniform(0.0, 12.0))
         for process in training_processes(running):
             process.kill()
-        end = time.monotonic() + 60
-        while client.train_status()["status"] in ("SUBMITTED", "RUNNING") and time.monotonic() < end:
-            time.sleep(0.2)
-        assert client.train_status()["status"] in (("ERROR",) if number % 2 else ("ERROR", "DONE"))
+        assert wait_for_training(client)["status"] in (("ERROR",) if number % 2 else ("ERROR", "DONE"))
         served = client.info()["train_stats"]["toy"]["version"]
         assert served in {path.name for path in (running.models / "toy").glob("v*")}
         file, params = client.infer("toy", "phantom_000", {})
