@@ -21,6 +21,8 @@ from maml_app.training.dataset import load_sample
 from maml_app.training.optimise import optimise, ranks
 from maml_app.training.recipe import Recipe, tell_nobody, wait_for_nobody
 
+METHOD = "forkserver"  # one process reads the libraries, and all others begin as copies of it
+
 
 def join_torchrun(device: str = "") -> torch.device | None:
     """Join the processes that torchrun started (it sets WORLD_SIZE); None if it did not start this one.
@@ -60,12 +62,14 @@ def optimise_on(spec: TaskSpec, samples: Mapping[str, Path], recipe: Recipe, fol
     """
     if recipe.start is not None:
         _save(recipe.start, folder / "start.safetensors")
-    messages: Any = multiprocessing.get_context("spawn").SimpleQueue()
+    context = multiprocessing.get_context(METHOD)
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # torch's optimisers read the latter when they are made
+    messages: Any = context.SimpleQueue()
     # neither a network on a device nor a function of this process goes to another one
     sent = replace(recipe, start=None, report=messages.put)
     world = len(recipe.devices)
     running = start_processes(  # type: ignore[no-untyped-call]
-        _one, (spec, dict(samples), sent, folder), nprocs=world, join=False, start_method="spawn"
+        _one, (spec, dict(samples), sent, folder), nprocs=world, join=False, start_method=METHOD
     )
     assert running is not None
     try:

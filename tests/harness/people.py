@@ -63,7 +63,7 @@ class Shared:
             told = self.ask("GET", "/train/", "rita").json()
             return None if told["status"] in ("SUBMITTED", "RUNNING") else list(told["details"])
 
-        return "\n".join(until(ended, "the end of the training") or [])
+        return "\n".join(until(ended, "the end of the training"))
 
     def say(self, user: str, case: str, label: str, what: str, **said: Any) -> requests.Response:
         return self.ask("POST", f"/maml/cases/{case}/labels/{label}/{what}", user, json=said)

@@ -12,7 +12,7 @@ LIMIT_S = 180.0  # what has not come by then, on the slowest machine, does not c
 EVERY_S = 0.1  # those that are asked have work of their own
 
 
-def until(true: Callable[[], Found], what: str) -> Found:
+def until(true: Callable[[], Found | None], what: str) -> Found:
     """What is asked for again and again until it is true; an AssertionError says `what` did not come."""
     end = time.monotonic() + LIMIT_S
     while not (found := true()):

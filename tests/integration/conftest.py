@@ -125,4 +125,4 @@ def wait_for_training(client: MONAILabelClient) -> dict[str, Any]:
         status = client.train_status()
         return None if status["status"] in ("SUBMITTED", "RUNNING") else dict(status)
 
-    return until(told, "the end of the training") or {}
+    return until(told, "the end of the training")

@@ -68,7 +68,7 @@ def test_the_wheel_makes_phantoms_and_serves_them(wheel: Path, tmp_path: Path) -
                 return dict(requests.get(f"http://127.0.0.1:{port}/info/", timeout=5).json())
             return None
 
-        info = until(answered, "the server's answer") or {}
+        info = until(answered, "the server's answer")
         assert info["name"] == "MAML - sarcoma_pet_ct_mr"
         assert info["version"] == VERSION
         assert (tmp_path / "maml-home" / "main.py").is_file()

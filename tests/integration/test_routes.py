@@ -122,7 +122,7 @@ def test_nothing_generated_from_the_schema_is_an_error_of_the_server(server: Ser
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     count = 0
     for result in schema.get_all_operations():
-        operation = result.ok()  # type: ignore[union-attr]
+        operation = result.ok()
 
         @settings(
             max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
