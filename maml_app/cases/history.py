@@ -29,13 +29,13 @@ class State(StrEnum):
         return self in (State.FINAL, State.REVIEWED)
 
 
-class Kept(BaseModel):
+class Written(BaseModel):
     """Base of what is written to disk: never changed; keys of newer versions are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Change(Kept):
+class Change(Written):
     """How far a label is from another one, for one structure, on the new label's grid.
 
     Attributes:
@@ -52,14 +52,14 @@ class Change(Kept):
     added_path_mm: float
 
 
-class Proposal(Kept):
+class Proposal(Written):
     """What a label started from: the version of the model, and the hash of its label map; '' if not known."""
 
     model: str = ""
     content: str = ""
 
 
-class Told(Kept):
+class Told(Written):
     """What is told about a label when it is saved.
 
     Attributes:
@@ -114,7 +114,7 @@ class Entry(Told):
         return State.CONTESTED if self.contests else State.FINAL
 
 
-class Decision(Kept):
+class Decision(Written):
     """What someone decided about a label: its state from then on, with a comment."""
 
     case: str

@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from maml_app.cases.case import check_id
-from maml_app.cases.history import Kept, now
+from maml_app.cases.history import Written, now
 from maml_app.disk import write_text
 from maml_app.errors import MamlError, StudiesError
 from maml_app.imaging.files import read_label, write_label
 from maml_app.imaging.volume import Volume
 
 
-class Draft(Kept):
+class Draft(Written):
     """What is known of an unfinished drawing: whose, since when, on which image, and from what it started."""
 
     author: str
