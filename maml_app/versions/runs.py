@@ -84,7 +84,7 @@ class Run:
         from matplotlib.figure import Figure
         from torch.utils.tensorboard import SummaryWriter
 
-        figure = Figure(figsize=(8, 8 if self._scores else 4.5), layout="constrained")
+        figure = Figure(figsize=(8, 8 if self._scores else 4.5))
         axes, *below = figure.subplots(2 if self._scores else 1, 1, sharex=True, squeeze=False)[:, 0]
         _plot(axes, self._points)
         axes.set(xlabel="step", ylabel="weighted loss", title=self.folder.name, yscale="log")
