@@ -6,7 +6,7 @@ import { Labels } from './labels.js';
 // what is told while work goes on has its room, so that no button moves away below the mouse; OHIF undoes min-height
 const ROOM = 'height:4.5em;overflow-y:auto';
 const MESSAGE = `position:sticky;top:-8px;background:#041c4a;border:1px solid #0a69b9;border-radius:4px;padding:4px;
-  ${ROOM}`;
+  box-sizing:content-box;${ROOM}`;
 const PRESSED = '2px solid #ffd23c';
 const MENDS = {
   Click: ': adds what belongs together around it; with Shift takes away',
