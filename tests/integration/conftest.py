@@ -113,9 +113,17 @@ def sent(path: Path, label: Array, affine: Array) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def surveyed(archive: Archive, spec: TaskSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a server that has read the headers of all studies."""
+    cache = tmp_path_factory.mktemp("surveyed")
+    opened(archive.url, spec, cache).cases()
+    return cache
+
+
 @pytest.fixture
-def store(archive: Archive, spec: TaskSpec, tmp_path: Path) -> DicomWebStore:
-    return opened(archive.url, spec, tmp_path / "cache")
+def store(archive: Archive, surveyed: Path, spec: TaskSpec, tmp_path: Path) -> DicomWebStore:
+    return opened(archive.url, spec, Path(shutil.copytree(surveyed, tmp_path / "cache")))
 
 
 def wait_for_training(client: MONAILabelClient) -> dict[str, Any]:

@@ -139,8 +139,9 @@ def test_series_set_by_hand(archive: Archive, spec: TaskSpec, tmp_path: Path) ->
     assert case.series == {"ct": copied, "mr_t1": archive.uid(1, "mr_t1")}
 
 
-def test_a_study_in_two_frames_of_reference_is_two_cases(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
-    store = opened(archive.url, spec, tmp_path / "cache")
+def test_a_study_in_two_frames_of_reference_is_two_cases(
+    store: DicomWebStore, archive: Archive, spec: TaskSpec
+) -> None:
     study, case = make_study(spec, 12, 0, 24)
     moved = copy.deepcopy(study.series["pet"])
     frame, series = generate_uid(), generate_uid()

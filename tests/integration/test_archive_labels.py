@@ -129,8 +129,9 @@ def test_segs_that_cannot_be_read_are_told_and_not_kept(archive: Archive, spec: 
     assert not list(store.cache.folder.glob("labels/*"))
 
 
-def test_contours_and_foreign_segs_are_imported_on_request(archive: Archive, spec: TaskSpec, tmp_path: Path) -> None:
-    store = opened(archive.url, spec, tmp_path / "cache")
+def test_contours_and_foreign_segs_are_imported_on_request(
+    store: DicomWebStore, archive: Archive, spec: TaskSpec, tmp_path: Path
+) -> None:
     study, _ = make_study(spec, 13, 0, 24)
     archive.orthanc.add(study.instances())
     series = study.series["ct"]
