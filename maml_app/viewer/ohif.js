@@ -170,6 +170,14 @@ export class Viewer {
     return new Map(images.map(image => [sliceName(image.referencedImageId), image.getPixelData()]));
   }
 
+  /** Wait until the images below a labelmap are there. */
+  async loaded(segmentationId) {
+    const { segmentation } = window.cornerstoneTools;
+    const { imageIds } = segmentation.state.getSegmentation(segmentationId).representationData[LABELMAP];
+    const images = imageIds.map(id => window.cornerstone.cache.getImage(id).referencedImageId);
+    await Promise.all(images.map(id => window.cornerstone.imageLoader.loadAndCacheImage(id)));
+  }
+
   /** The labelmap of a series, made if there is none. */
   async labelmap(view) {
     if (!this.planes(view.series)) {
@@ -375,6 +383,7 @@ export class Viewer {
       const found = this.service('segmentationService').getSegmentation(id);
       const options = { SeriesDescription: (found && found.label) || 'Segmentation' };
       const command = { segmentationId: id, options };
+      await this.loaded(id); // OHIF reads them all, those too that nobody has looked at yet
       const generated = await this.managers.commandsManager.runCommand('generateSegmentation', command);
       const [archive] = this.managers.extensionManager.getActiveDataSource();
       await archive.store.dicom(generated.dataset);

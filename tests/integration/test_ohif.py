@@ -500,11 +500,18 @@ def test_the_viewer_s_own_export_reaches_the_archive_and_is_no_label(
           const found = window.cornerstoneTools.segmentation.state.getSegmentation(id);
           const image = window.cornerstone.cache.getImage(found.representationData.Labelmap.imageIds[5]);
           image.getPixelData().fill(1, 100, 140);
+          // a slice that nobody has looked at is perhaps not there yet
+          const { cache } = window.cornerstone;
+          const unseen = cache.getImage(found.representationData.Labelmap.imageIds.at(-1)).referencedImageId;
+          if (cache.getImage(unseen)) {
+            cache.removeImageLoadObject(unseen);
+          }
           await window.commandsManager.runCommand('storeSegmentation', { segmentationId: id });
           return displaySet.SeriesInstanceUID;
         }""",
         ct,
     )
+    page.get_by_text("Stored in the archive.").first.wait_for()
     assert len(requests.get(url, wanted, timeout=60).json()) == before + 1
     assert running.client.info()["datastore"]["completed"] == done
     # told so, it is read as what was drawn
