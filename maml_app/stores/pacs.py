@@ -23,6 +23,7 @@ PAGE = 1000
 TIMEOUT_S = (10, 300)  # to connect, and between two bytes of an answer
 BUSY = (429, 503)  # too many requests; not ready, as when it restarts
 TRIES, LONGEST_WAIT_S = 5, 10.0  # asked again so often, after so many seconds at most
+NO_DICOM = (ValueError, TypeError, KeyError, AttributeError)  # what reading something else as DICOM JSON ends in
 BEYOND = (404, 416)  # how some servers say that a page lies beyond the last row
 FIELDS = ["PatientID", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
 FIELDS += ["SeriesNumber", "NumberOfSeriesRelatedInstances"]
@@ -99,13 +100,7 @@ class Pacs:
             no_json = isinstance(error, requests.exceptions.JSONDecodeError)
             expected = "expected DICOM, got something else: " if no_json else ""
             raise ObjectError(f"{self.url}: {what} failed: {expected}{error}") from None
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            OSError,
-        ) as error:  # what answers that are no DICOM end in
+        except (*NO_DICOM, OSError) as error:
             raise ObjectError(f"{self.url}: {what} failed: expected DICOM, got something else: {error}") from None
 
     def _refused(self, what: str, gone: str, error: requests.exceptions.HTTPError) -> ArchiveError:
@@ -253,14 +248,14 @@ def _dataset(found: Any) -> Dataset:
     """A DICOM JSON object (PS3.18 F.2) without bulk data; single attributes that break their VR are left out."""
     try:
         return Dataset.from_json(found, bulk_data_uri_handler=_without_bulk)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except NO_DICOM:
         if not isinstance(found, dict):
             raise
     result, last = Dataset(), None
     for tag, content in found.items():
         try:
             result.update(Dataset.from_json({tag: content}, bulk_data_uri_handler=_without_bulk))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except NO_DICOM as error:
             last = error
     if not len(result):
         raise last or ValueError("an object without attributes")

@@ -162,19 +162,19 @@ export class Viewer {
   }
 
   voxels(segmentationId) {
+    const slices = this.slices(segmentationId);
+    return slices && new Map(slices.map(slice => [sliceName(slice.referencedImageId), slice.getPixelData()]));
+  }
+
+  /** The slices of a labelmap, each with the image that it lies on; null if there is none. */
+  slices(segmentationId) {
     const found = window.cornerstoneTools.segmentation.state.getSegmentation(segmentationId);
-    if (!found) {
-      return null;
-    }
-    const images = found.representationData[LABELMAP].imageIds.map(id => window.cornerstone.cache.getImage(id));
-    return new Map(images.map(image => [sliceName(image.referencedImageId), image.getPixelData()]));
+    return found ? found.representationData[LABELMAP].imageIds.map(id => window.cornerstone.cache.getImage(id)) : null;
   }
 
   /** Wait until the images below a labelmap are there. */
   async loaded(segmentationId) {
-    const { segmentation } = window.cornerstoneTools;
-    const { imageIds } = segmentation.state.getSegmentation(segmentationId).representationData[LABELMAP];
-    const images = imageIds.map(id => window.cornerstone.cache.getImage(id).referencedImageId);
+    const images = this.slices(segmentationId).map(slice => slice.referencedImageId);
     await Promise.all(images.map(id => window.cornerstone.imageLoader.loadAndCacheImage(id)));
   }
 

@@ -8,14 +8,13 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
-LIMIT_S = 180.0  # what has not come by then, on the slowest machine, does not come
 EVERY_S = 0.1  # those that are asked have work of their own
 
 
-def until(true: Callable[[], Found | None], what: str) -> Found:
-    """What is asked for again and again until it is true; an AssertionError says `what` did not come."""
-    end = time.monotonic() + LIMIT_S
+def until(true: Callable[[], Found | None], what: str, limit_s: float = 120) -> Found:
+    """What is asked for again and again until it is true; an AssertionError says `what` did not come by then."""
+    end = time.monotonic() + limit_s
     while not (found := true()):
-        assert time.monotonic() < end, f"{what} did not come within {LIMIT_S:.0f} s"
+        assert time.monotonic() < end, f"{what} did not come within {limit_s:.0f} s"
         time.sleep(EVERY_S)
     return found

@@ -133,4 +133,4 @@ def wait_for_training(client: MONAILabelClient) -> dict[str, Any]:
         status = client.train_status()
         return None if status["status"] in ("SUBMITTED", "RUNNING") else dict(status)
 
-    return until(told, "the end of the training")
+    return until(told, "the end of the training", 900)

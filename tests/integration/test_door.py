@@ -321,7 +321,7 @@ def test_what_is_refused_leaves_no_file(door: Door, tmp_path: Path) -> None:
     refused(door.save(sent), 400, "expected a NIfTI file")
     assert door.server._process is not None
     scratch = Path(tempfile.gettempdir()) / f"maml-{os.getuid()}" / "server"
-    until(lambda: not list(scratch.glob(f"{door.server._process.pid}/request-*")), "an empty folder")  # type: ignore[union-attr]
+    until(lambda: not list(scratch.glob(f"{door.server._process.pid}/request-*")), "an empty folder", LIMIT_S)  # type: ignore[union-attr]
 
 
 def test_the_name_of_a_file_is_not_a_case(door: Door) -> None:
@@ -407,7 +407,7 @@ def test_a_training_that_is_only_about_to_begin_is_stopped(door: Door) -> None:
     refused(door.ask("POST", "/train/toy", json={"steps": 100_000}), 429, "is running already")
     stopped = door.ask("DELETE", "/train/").json()
     assert (stopped["id"], stopped["status"]) == (started.json()["id"], "STOPPED")
-    until(lambda: not door.training(), "the end of the training's process")
+    until(lambda: not door.training(), "the end of the training's process", LIMIT_S)
     assert door.ask("GET", "/train/").json()["status"] == "STOPPED"
     assert door.ask("GET", "/train/?check_if_running=true").status_code == 404
     assert door.ask("DELETE", "/train/").json() is None
@@ -440,7 +440,7 @@ def test_a_full_queue_says_when_to_come_back(door: Door) -> None:
         with door.held():
             asked = [pool.submit(door.infer, f"{case}@{name}") for case in cases for name in ("ct", "pet")]
             # one is at work and two wait
-            until(lambda: sum(one.done() for one in asked) == 3, "the answer to those that do not fit")
+            until(lambda: sum(one.done() for one in asked) == 3, "the answer to those that do not fit", LIMIT_S)
             for one in asked:
                 if one.done():
                     refused(one.result(), 503, "ask again in")
@@ -457,7 +457,7 @@ def test_what_nobody_waits_for_is_not_computed(door: Door) -> None:
             client.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
             after = pool.submit(door.infer, "phantom_000")
             client.close()
-            until(lambda: '"status": 499' in door.log()[begins:], "the line of the log about a client that left")
+            until(lambda: '"status": 499' in door.log()[begins:], "the line of a client that left", LIMIT_S)
             assert not after.done()
         assert after.result().status_code == 200  # one after the other: the first one has ended by then
     told = door.log()[begins:]

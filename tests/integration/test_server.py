@@ -159,7 +159,7 @@ def answers_during_a_training(client: MONAILabelClient) -> dict[str, list[Any]]:
 
     ask()
     client.train_start("toy", {"steps": 20})
-    until(ended, "the end of the training")
+    until(ended, "the end of the training", 900)
     assert client.train_status()["status"] == "DONE"
     ask()
     return masks
