@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import distributed
@@ -19,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import private_folder, workspace
 from maml_app.errors import TrainingError
 from maml_app.evaluation.scores import SubsetScore
 from maml_app.network.ensemble import SegmentationNetwork, build_network
@@ -81,8 +80,8 @@ def optimise(
     def lighten() -> bool:
         return world == 1 and load.lighter(spec)
 
-    with tempfile.TemporaryDirectory(prefix="maml-taught-") as folder:
-        teaching = Teaching(samples, spec, recipe, run[-1].first, Path(folder))
+    with workspace(private_folder("training")) as folder:
+        teaching = Teaching(samples, spec, recipe, run[-1].first, folder)
         for phase in run:
             criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
             optimiser, schedule = optimiser_of(phase, spec, network)

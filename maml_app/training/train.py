@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import torch
 
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
+from maml_app.disk import private_folder, workspace
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import Segmenter, evaluate, score_case, skipping
 from maml_app.evaluation.scores import ScoredCase, Scores, SubsetScore
@@ -119,8 +119,8 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
     sorting = _Sorting(recipe.report)
     began = time.monotonic()
     rank, world = ranks()
-    with tempfile.TemporaryDirectory(prefix="maml-train-") as folder:
-        home = recipe.prepared or Path(folder) / "prepared"
+    with workspace(private_folder("training")) as folder:
+        home = recipe.prepared or folder / "prepared"
         samples: dict[str, Path] = {}
         if rank == 0:
             pupils = unlabelled(cases, spec)
@@ -132,7 +132,7 @@ def train(spec: TaskSpec, cases: Sequence[Case], recipe: Recipe = DEFAULT) -> Tr
             drop_old(home, set(samples.values()), recipe.prepared_gb)
         samples = shared(samples)
         if len(recipe.devices) > 1:
-            work = Path(folder) / "work"
+            work = folder / "work"
             work.mkdir()
             network = optimise_on(spec, samples, recipe, work)
             load = Load(len(recipe.devices), spec.training.patch)

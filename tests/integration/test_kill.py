@@ -58,7 +58,16 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
     registry.publish(build_network(3, spec.classes, spec.network), first, {})
     moments = random.Random(7)
     program = [sys.executable, "-c", TRAIN_FOR_EVER, str(tmp_path)]
-    trainings = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    trainings = subprocess.Popen(
+        program,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
     assert trainings.stdin
     assert trainings.stdout
     for turn in range(KILLS):
@@ -82,3 +91,6 @@ def test_killed_at_any_moment_the_served_model_is_whole(tmp_path: Path, spec: Ta
     build_samples([], spec, registry.prepared)
     assert {path.name for path in registry.root.iterdir()} == {"served", "prepared", *registry.versions()}
     assert not list(registry.prepared.glob(".*"))
+    # each training removed what the one before it had left: of the last two folders, at most, something is there
+    (own,) = temporary.iterdir()
+    assert len(list((own / "training").iterdir())) <= 2
