@@ -1,10 +1,11 @@
 """What a request and a training step cost: ratios to named rivals, each pair run in turn in one process.
 
-Parts: `forward` (windows and training steps against an early-fusion U-Net), `growth` (of a window with its voxels),
-`samples` (training patches from prepared cases and from files), `request` (a case through the infer task against MONAI
-Label's stock task with MONAI's transforms around the same network), `brain` (the same for four sequences of a brain on
-nothing), `stem` (the same as `brain`, the network with a stem), `memory` (of a large request), `threads` (two threads
-alone and beside a busy process), `start` (command line and server). One thread unless said.
+Parts: `forward2`, `forward3`, `forward4` (windows and training steps of so many modalities against an early-fusion
+U-Net), `growth` (of a window with its voxels), `samples` (training patches from prepared cases and from files),
+`request` (a case through the infer task against MONAI Label's stock task with MONAI's transforms around the same
+network), `brain` (the same for four sequences of a brain on nothing), `stem` (the same as `brain`, the network with a
+stem), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `start` (command line and
+server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import openvino
 import torch
 import typer
 
@@ -69,39 +71,40 @@ def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def forward(side: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a window of this many voxels along each axis, and of a training step, by number of modalities."""
-    found: dict[str, Any] = {}
-    for modalities in (2, 3, 4):
-        maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
-        window = torch.randn(1, modalities, side, side, side)
-        everything = torch.ones(modalities, dtype=torch.bool)
-        windows: dict[str, Callable[[], object]] = {"early fusion": partial(Answering(rival, everything), window)}
-        for count in range(1, modalities + 1):
-            present = torch.arange(modalities) < count
-            windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
-        windows["a stem"] = partial(Answering(stem, everything), window)
-        for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
-            for half in (False, True):
-                graph = Compiled(network, window.shape[2:], half).answer(everything, wait=True)
-                assert graph is not None
-                windows[f"{name}, OpenVINO{' bfloat16' * half}"] = partial(graph, window)
-        with torch.inference_mode():
-            seconds = in_turn(windows, repeats)
-        apart = torch.cat([torch.eye(modalities)[:, None], torch.ones(1, 1, modalities)]) > 0
-        steps = in_turn(
-            {
-                "training step, early fusion": training_step(rival, window, None),
-                "training step": training_step(maml, window, torch.ones(1, 1, modalities, dtype=torch.bool)),
-                "training step, each alone": training_step(maml, window, apart),
-                "training step, each alone, a stem": training_step(stem, window, apart),
-            },
-            max(1, repeats // 2),
-        )
-        found[f"{modalities} modalities, {side} voxels"] = against(seconds, "early fusion") | against(
-            steps, "training step, early fusion"
-        )
-    return found
+def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a window of this many voxels along each axis, and of a training step, of so many modalities.
+
+    In bfloat16 as well where the processor multiplies it itself.
+    """
+    maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
+    window = torch.randn(1, modalities, side, side, side)
+    everything = torch.ones(modalities, dtype=torch.bool)
+    windows: dict[str, Callable[[], object]] = {"early fusion": partial(Answering(rival, everything), window)}
+    for count in range(1, modalities + 1):
+        present = torch.arange(modalities) < count
+        windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
+    windows["a stem"] = partial(Answering(stem, everything), window)
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    halves = (False, True) if "BF16" in able else (False,)
+    for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
+        for half in halves:
+            graph = Compiled(network, window.shape[2:], half).answer(everything, wait=True)
+            assert graph is not None
+            windows[f"{name}, OpenVINO{' bfloat16' * half}"] = partial(graph, window)
+    with torch.inference_mode():
+        seconds = in_turn(windows, repeats)
+    apart = torch.cat([torch.eye(modalities)[:, None], torch.ones(1, 1, modalities)]) > 0
+    steps = in_turn(
+        {
+            "training step, early fusion": training_step(rival, window, None),
+            "training step": training_step(maml, window, torch.ones(1, 1, modalities, dtype=torch.bool)),
+            "training step, each alone": training_step(maml, window, apart),
+            "training step, each alone, a stem": training_step(stem, window, apart),
+        },
+        max(1, repeats // 2),
+    )
+    told = against(seconds, "early fusion") | against(steps, "training step, early fusion")
+    return {f"{modalities} modalities, {side} voxels": told}
 
 
 def training_step(network: SegmentationNetwork, window: torch.Tensor, parts: torch.Tensor | None) -> Callable[[], None]:
@@ -222,7 +225,7 @@ def start(folder: Path) -> dict[str, Any]:
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
     parts: Annotated[str, typer.Option(help="names with commas between")] = (
-        "forward,growth,samples,request,brain,stem,memory,threads,start"
+        "forward2,forward3,forward4,growth,samples,request,brain,stem,memory,threads,start"
     ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -230,10 +233,10 @@ def main(
     """Measure, print, and keep the numbers."""
     torch.set_num_threads(1)
     found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         measured: dict[str, Callable[[], dict[str, Any]]] = {
-            "forward": lambda: forward(side, repeats),
+            **{f"forward{count}": partial(forward, count, side, repeats) for count in (2, 3, 4)},
             "growth": lambda: growth(repeats),
             "samples": lambda: samples(folder, repeats),
             "request": lambda: request(folder / "abdomen", two_phases(), *abdomen((512, 512, 200)), (0.8, 0.8, 2.5)),
@@ -246,12 +249,13 @@ def main(
         for part in parts.split(","):
             if part not in measured:
                 raise typer.BadParameter(f"expected some of {', '.join(measured)}, got {part!r}")
-            # windows of another size stay
-            found[part] = (found.get(part, {}) if part == "forward" else {}) | measured[part]()
+            name = part.rstrip("234")
+            # windows of another size, or of other modalities, stay
+            found[name] = (found.get(name, {}) if name == "forward" else {}) | (told := measured[part]())
             machine = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-            found["machines"] = found.get("machines", {}) | {part: machine}
+            found["machines"] = found.get("machines", {}) | {name: machine}
             write_text(out, json.dumps(found, indent=1) + "\n")
-            print(json.dumps({part: found[part]}, indent=1), flush=True)
+            print(json.dumps({name: told}, indent=1), flush=True)
 
 
 def processor() -> str:
