@@ -45,7 +45,10 @@ training: {steps: 3, batch: 2, patch: [16, 16, 16], refine_steps: 0, folds: 0}
 NETWORK = Network(channels=(4, 6, 8), strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)))
 
 # files that keep a worker for minutes: begun first, so that none is left alone with one at the end
-LONGEST = ("test_ohif.py", "test_archive_server.py", "test_server.py", "test_train.py", "test_optimise.py")
+LONGEST = (
+    *("test_ohif.py", "test_archive_server.py", "test_server.py", "test_train.py", "test_optimise.py"),
+    *("test_machine.py", "test_registry.py"),
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
