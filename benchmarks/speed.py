@@ -4,8 +4,8 @@ Parts: `forward2`, `forward3`, `forward4` (windows and training steps of so many
 U-Net), `growth` (of a window with its voxels), `samples` (training patches from prepared cases and from files),
 `request` (a case through the infer task against MONAI Label's stock task with MONAI's transforms around the same
 network), `brain` (the same for four sequences of a brain on nothing), `stem` (the same as `brain`, the network with a
-stem), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `kept` (training steps
-that keep their memory or give it back), `start` (command line and server). One thread unless said.
+stem), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `start` (command line and
+server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -193,39 +193,6 @@ def threads() -> dict[str, Any]:
     return found
 
 
-STEPS = """
-import statistics, sys, time, torch
-from benchmarks.speed import STEM, WIDTHS, build_network, training_step
-from maml_app.machine import keep_memory
-torch.set_num_threads(1)
-if "kept" in sys.argv:
-    keep_memory()
-network, patch = build_network(3, 4, STEM if "stem" in sys.argv else WIDTHS), torch.randn(1, 3, 64, 64, 64)
-step = training_step(network, patch, torch.cat([torch.eye(3)[:, None], torch.ones(1, 1, 3)]) > 0)
-taken = []
-for turn in range(4):
-    began = time.perf_counter()
-    step()
-    taken.append(time.perf_counter() - began)
-print(statistics.median(taken[1:]))
-"""
-
-
-def kept(repeats: int) -> dict[str, Any]:
-    """Seconds of a training step that gives its memory back, and of one that keeps it, each in a process of its own."""
-    found = {}
-    for network in ("plain", "stem"):
-        taken: dict[str, list[float]] = {"given back": [], "kept": []}
-        for _ in range(repeats):
-            for way, seconds in taken.items():
-                program = [sys.executable, "-c", STEPS, network, way]
-                done = subprocess.run(program, capture_output=True, text=True, check=True)
-                seconds.append(float(done.stdout))
-        told = against({way: statistics.median(seconds) for way, seconds in taken.items()}, "given back")
-        found["a stem" if network == "stem" else "no stem"] = told
-    return found
-
-
 def start(folder: Path) -> dict[str, Any]:
     """Seconds until the command line's help, and until a server on no studies answers; what they cannot do without."""
 
@@ -258,7 +225,7 @@ def start(folder: Path) -> dict[str, Any]:
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
     parts: Annotated[str, typer.Option(help="names with commas between")] = (
-        "forward2,forward3,forward4,growth,samples,request,brain,stem,memory,threads,kept,start"
+        "forward2,forward3,forward4,growth,samples,request,brain,stem,memory,threads,start"
     ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -277,7 +244,6 @@ def main(
             "stem": lambda: request(folder / "stem", four_sequences(STEM), *brain((240, 240, 155)), (1.0, 1.0, 1.0)),
             "memory": lambda: memory(folder),
             "threads": threads,
-            "kept": lambda: kept(repeats),
             "start": lambda: start(folder),
         }
         for part in parts.split(","):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import resource
@@ -15,9 +14,6 @@ from pathlib import Path
 import torch
 
 MEMORY_SHARE = 0.75  # of what is free when training starts, and of a GPU: the rest is for inference
-# what this process frees is kept up to there, MiB: single pieces, and in all at the end of its memory
-KEPT_PIECE_MIB, KEPT_MIB = 256, 512
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LONGEST_WAIT_S = 20.0  # so long at most training stands aside before a step, however many ask
 
 
@@ -67,18 +63,6 @@ def is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def keep_memory() -> None:
-    """Let this process keep what it frees, for training: each step asks for the same pieces again.
-
-    glibc gives larger pieces back at once, and the system hands them out anew page by page, emptied, which takes up to
-    an eighth of a step (mallopt(3)). Elsewhere nothing is done.
-    """
-    with suppress(AttributeError, OSError):
-        settle = ctypes.CDLL(None).mallopt
-        settle(M_MMAP_THRESHOLD, KEPT_PIECE_MIB << 20)
-        settle(M_TRIM_THRESHOLD, KEPT_MIB << 20)
 
 
 def step_back(memory_gb: float = 0.0) -> float:

@@ -101,30 +101,6 @@ def test_a_limit_that_nobody_named_leaves_memory_to_others() -> None:
     assert done.stdout.split() == ["True", "10"]
 
 
-KEEPING = """
-import resource, sys, torch
-from maml_app.machine import keep_memory
-if sys.argv[1:]:
-    keep_memory()
-for turn in range(40):
-    if turn == 2:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    one, other = torch.ones(12_000_000), torch.ones(12_000_000)  # 48 MB each, freed in every turn
-    del one, other
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def test_a_training_keeps_the_memory_that_its_next_step_asks_for() -> None:
-    """Told by the pages that the system had to hand out."""
-
-    def pages(*words: str) -> int:
-        program = [sys.executable, "-c", KEEPING, *words]
-        return int(subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=True).stdout)
-
-    assert pages("kept") < pages() / 3
-
-
 def test_a_process_runs_or_not() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert is_running(process.pid)

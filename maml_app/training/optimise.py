@@ -20,7 +20,6 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.disk import private_folder, workspace
 from maml_app.errors import TrainingError
 from maml_app.evaluation.scores import SubsetScore
-from maml_app.machine import keep_memory
 from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.training.dataset import Batch, PatchSource, Sample
@@ -58,7 +57,6 @@ def optimise(
         raise TrainingError(
             f"expected training.batch of at least {world} for {world} processes, got {spec.training.batch}"
         )
-    keep_memory()
     torch.manual_seed(recipe.seed)
     network = _network(spec, recipe).to(device).train()
     model: torch.nn.Module = network
