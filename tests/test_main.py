@@ -101,6 +101,14 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
     assert set(np.unique(read_label(tmp_path / "masks" / masks[0]).voxels)) <= {0, 1, 4}
 
 
+def test_each_stage_of_a_training_has_a_bar_and_what_is_told_between_has_none(toy: Path, tmp_path: Path) -> None:
+    call("phantom", "--out", tmp_path / "studies", "--task", toy, "--count", 6, "--size", 20, "--labelled", 6)
+    printed = call("train", "--studies", tmp_path / "studies", "--task", toy, "--out", tmp_path / "m.safetensors")
+    assert "validation Dice after 2 steps (organ, lesion): ct " in printed
+    bars = {line.split()[0]: line.split()[-2] for line in printed.splitlines() if "━" in line}
+    assert bars == {"prepare": "4/4", "train": "3/3", "validate": "2/2"}
+
+
 def test_mistakes_are_one_message_and_write_nothing(toy: Path, tmp_path: Path) -> None:
     studies, out = tmp_path / "studies", tmp_path / "out"
     call("phantom", "--out", studies, "--task", toy, "--count", 1, "--size", 20, "--labelled", 0)

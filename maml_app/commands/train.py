@@ -61,13 +61,14 @@ def train(
         rows: dict[str, TaskID] = {}
 
         def show(step: Step) -> None:
+            if step.note or step.dice:  # told among the bars, and none of its own
+                out.print(str(step), soft_wrap=True, markup=False, style="yellow" if step.note else None)
+                return
             if step.stage not in rows:
                 rows[step.stage] = progress.add_task(step.stage, total=step.total)
             progress.update(rows[step.stage], completed=step.done, description=str(step) if step.losses else step.stage)
-            if step.note:
-                out.print(str(step), soft_wrap=True, markup=False, style="yellow")
-            elif step.dice or (step.losses and not out.is_terminal):
-                out.print(str(step))
+            if step.losses and not out.is_terminal:
+                out.print(str(step), soft_wrap=True)
 
         studied = [learnable(case, spec) for case in chosen_cases(source, cases)]
         recipe = Recipe(seed=seed, devices=(chosen,), report=show)
