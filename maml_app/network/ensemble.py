@@ -14,12 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from maml_app.network.fusion import HEADS, ByModality, agreement
+from maml_app.network.layers import LAYOUT, quicken
 from maml_app.network.settings import Network
 from maml_app.network.unet import UNet
-
-# channels last: twice as fast as the default for narrow 3D convolutions on the CPU
-LAYOUT = torch.channels_last_3d
-
 
 # modality index -> rows of the batch in which it is present, and tensors of these rows, finest first
 ByExpert = dict[int, tuple[torch.Tensor, list[torch.Tensor]]]
@@ -194,5 +191,5 @@ def build_network(modalities: int, classes: int, settings: Network) -> Segmentat
         network = MamlEnsemble(modalities, classes, settings)
     else:
         network = EarlyFusion(modalities, classes, settings)
-    network.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # a form of Module.to that its stubs leave out
+    quicken(network)
     return network

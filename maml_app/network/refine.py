@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets.dynunet import DynUNet
 from torch import nn
 
-from maml_app.network.ensemble import LAYOUT
+from maml_app.network.layers import LAYOUT
 
 CHANNELS = (12, 24, 24)
 DIVISOR = 4  # of each side of a crop, voxels
