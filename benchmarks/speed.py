@@ -10,6 +10,7 @@ server). One thread unless said.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -48,6 +49,7 @@ from maml_app.imaging.preprocess import prepare
 from maml_app.lean import lean_path
 from maml_app.network.compiled import Compiled
 from maml_app.network.ensemble import SegmentationNetwork, build_network
+from maml_app.network.layers import QUICK
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.network.settings import Loss
 from maml_app.network.window import Answering
@@ -84,6 +86,8 @@ def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
         present = torch.arange(modalities) < count
         windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
     windows["a stem"] = partial(Answering(stem, everything), window)
+    for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
+        windows[f"{name}, torch's own layers"] = partial(Answering(torchs_own(network), everything), window)
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     halves = (False, True) if "BF16" in able else (False,)
     for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
@@ -105,6 +109,15 @@ def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
     )
     told = against(seconds, "early fusion") | against(steps, "training step, early fusion")
     return {f"{modalities} modalities, {side} voxels": told}
+
+
+def torchs_own(network: SegmentationNetwork) -> SegmentationNetwork:
+    """The same network, in the same layout, without its quicker layers."""
+    own = {quick: slow for slow, quick in QUICK.items()}
+    plain = copy.deepcopy(network)
+    for module in plain.modules():
+        module.__class__ = own.get(type(module), type(module))
+    return plain
 
 
 def training_step(network: SegmentationNetwork, window: torch.Tensor, parts: torch.Tensor | None) -> Callable[[], None]:

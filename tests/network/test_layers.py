@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.speed import torchs_own
 from maml_app.network.ensemble import build_network
-from maml_app.network.layers import LAYOUT, QUICK, Conv, InstanceNorm
+from maml_app.network.layers import LAYOUT, Conv, InstanceNorm
 from maml_app.network.settings import Network
 from tests.conftest import NETWORK
-
-
-def torchs_own(network: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(network)
-    own = {quick: slow for slow, quick in QUICK.items()}
-    for module in plain.modules():
-        module.__class__ = own.get(type(module), type(module))
-    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return plain
 
 
 @pytest.mark.parametrize("change", [{}, {"kind": "early-fusion"}, {"stem": (2, 2, 2)}, {"head": "paper"}])
@@ -38,7 +29,6 @@ def test_masks_are_those_of_torchs_own_layers_and_training_is_theirs(change: dic
     assert not torch.equal(ours, theirs)  # they are others
     assert (ours - theirs).abs().max() < 1e-4
     assert (ours.argmax(dim=1) != theirs.argmax(dim=1)).float().mean() < 1e-3
-    plain.to(memory_format=LAYOUT)  # type: ignore[call-overload]
     assert torch.equal(network(images, presence).fused[0], plain(images, presence).fused[0])
 
 
