@@ -3,7 +3,7 @@ FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 COPY requirements.txt requirements-dev.txt requirements-cluster.txt requirements-docs.txt requirements-openvino.txt \
-  pyproject.toml README.md CHANGELOG.md LICENSE ./
+  requirements-nninteractive.txt pyproject.toml README.md CHANGELOG.md LICENSE ./
 RUN python -m venv /opt/maml \
   && grep '^torch' requirements.txt > torch.txt \
   && /opt/maml/bin/pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -r torch.txt \

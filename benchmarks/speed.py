@@ -28,6 +28,8 @@ import numpy as np
 import openvino
 import torch
 import typer
+from monai.networks.nets.dynunet import DynUNet
+from torch import nn
 
 from benchmarks.speed_request import (
     STEM,
@@ -52,6 +54,7 @@ from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.layers import QUICK
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.network.settings import Loss
+from maml_app.network.unet import NORM
 from maml_app.network.window import Answering
 from maml_app.stores.choice import shipped_tasks
 from maml_app.stores.folder import FolderStore
@@ -59,6 +62,7 @@ from maml_app.training.dataset import PatchSource, build_samples, load_sample
 from tests.harness.server import Server
 
 RIVAL = WIDTHS.model_copy(update={"kind": "early-fusion"})
+DYNUNET = "MONAI's DynUNet"
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
@@ -81,7 +85,10 @@ def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
     maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
     window = torch.randn(1, modalities, side, side, side)
     everything = torch.ones(modalities, dtype=torch.bool)
-    windows: dict[str, Callable[[], object]] = {"early fusion": partial(Answering(rival, everything), window)}
+    windows: dict[str, Callable[[], object]] = {
+        DYNUNET: partial(dynunet(modalities), window),
+        "early fusion": partial(Answering(rival, everything), window),
+    }
     for count in range(1, modalities + 1):
         present = torch.arange(modalities) < count
         windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
@@ -107,8 +114,17 @@ def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
         },
         max(1, repeats // 2),
     )
-    told = against(seconds, "early fusion") | against(steps, "training step, early fusion")
+    told = against(seconds, DYNUNET) | against(steps, "training step, early fusion")
     return {f"{modalities} modalities, {side} voxels": told}
+
+
+def dynunet(modalities: int) -> nn.Module:
+    """The rival as MONAI builds it: a U-Net on all modalities as channels, in torch's default layout."""
+    wide = [round(channel * RIVAL.fusion_width) for channel in RIVAL.channels]
+    network: nn.Module = DynUNet(
+        3, modalities, 4, [3] * len(wide), RIVAL.strides, RIVAL.strides[1:], filters=wide, norm_name=NORM
+    )
+    return network.eval()
 
 
 def torchs_own(network: SegmentationNetwork) -> SegmentationNetwork:

@@ -21,6 +21,7 @@ from monailabel.utils.async_tasks.utils import processes
 from maml_app.cases.case import ORIGINAL
 from maml_app.choosing.strategies import DEFAULT, STRATEGIES
 from maml_app.correcting.correct import Corrector
+from maml_app.correcting.nninteractive import NnInteractive
 from maml_app.errors import MamlError, SettingsError
 from maml_app.machine import settle_threads
 from maml_app.network.compiled import is_installed
@@ -61,6 +62,7 @@ class MamlApp(MONAILabelApp):
                 raise SettingsError(
                     f"--conf engine {self.settings.engine}: expected OpenVINO, got none; pip install maml-app[openvino]"
                 )
+            self.guest = NnInteractive(self.settings.nninteractive) if self.settings.nninteractive else None
             models = self.settings.models or Path(app_dir) / "model"
             self.registry = ModelRegistry(models / self.spec.name)
             self.registry.belongs_to(self.source)
@@ -129,7 +131,7 @@ class MamlApp(MONAILabelApp):
         except MamlError as error:
             _give_up(error)
         archive = self.studies if is_archive(self.studies) else ""
-        house = House(self, self.source, self.spec, self.registry, self.settings, who, device, archive)
+        house = House(self, self.source, self.spec, self.registry, self.settings, who, device, archive, self.guest)
         put_before(server, application(house, admitted))
         welcome(house, admitted)
 

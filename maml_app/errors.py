@@ -11,6 +11,7 @@ MamlError                  any mistake that a user can mend; shown without a tra
 │   ├── GridError          geometry that cannot be right: a singular affine, no overlap
 │   └── LabelError         a label map with other values, or on another grid, than the task allows
 │       └── ConflictError  a label that would replace another person's unseen: a person has to choose
+├── GuestError             another server that was asked to segment, and cannot be reached or refuses
 ├── ModelError             a checkpoint that is missing, damaged or of another task
 └── TrainingError          training that cannot start or go on
 """
@@ -88,6 +89,12 @@ class ConflictError(LabelError):
     def __init__(self, message: str, details: Mapping[str, object]) -> None:
         super().__init__(message)
         self.details = dict(details)
+
+
+class GuestError(MamlError):
+    """Another server that was to answer in our place cannot be reached, refuses, or is busy."""
+
+    status = 502
 
 
 class ModelError(MamlError):

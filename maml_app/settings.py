@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from maml_app.errors import SettingsError
 
@@ -68,6 +68,11 @@ class Settings(BaseModel):
     engine: Literal["auto", "torch", "openvino", "openvino-bf16"] = Field(
         default="auto",
         description="what runs the network on a CPU; auto: OpenVINO where it is installed; bf16: faster, less exact",
+    )
+    nninteractive: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = Field(
+        default="",
+        description="a server of nnInteractive, http://HOST:1527, that may answer clicks in OHIF in our place; the "
+        "images are sent there",
     )
     server_mode: bool = Field(default=False, description="MONAI Label's own: it changes what /info tells")
 

@@ -53,11 +53,12 @@ class Marked:
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """The label map after the prompts, and what the label gained and lost, ml."""
+    """The label map after the prompts, what the label gained and lost, ml, and who drew it where it is not ours."""
 
     label: Volume
     gained_ml: float
     lost_ml: float
+    by: str = ""
 
 
 class Finder(Protocol):
@@ -97,7 +98,7 @@ class Corrector:
         """
         seen = look(model, case, self.spec) if model else self._look(case)
         grid = seen.prepared.grid
-        paths = [(within(_on(grid, prompt.path_mm), grid.shape), prompt.inside) for prompt in marked.prompts]
+        paths = [(within(on(grid, prompt.path_mm), grid.shape), prompt.inside) for prompt in marked.prompts]
         for prompt, (places, _) in zip(marked.prompts, paths, strict=True):
             if not len(places):
                 raise CaseError(
@@ -138,7 +139,7 @@ def along(points_mm: Array, grid: Grid) -> Array:
     """
     if len(points_mm) == 1:
         return points_mm
-    index = _on(grid, points_mm)
+    index = on(grid, points_mm)
     found = []
     for start, way, first, last in zip(points_mm, np.diff(points_mm, axis=0), index, index[1:], strict=False):
         shares = [0.0, 1.0]  # of the way, where it leaves a voxel
@@ -151,7 +152,7 @@ def along(points_mm: Array, grid: Grid) -> Array:
     return np.concatenate(found)
 
 
-def _on(grid: Grid, points_mm: Array) -> Array:
+def on(grid: Grid, points_mm: Array) -> Array:
     """Points (N, 3), mm, as voxel indices of a grid, not rounded."""
     inverse = np.linalg.inv(grid.affine)
     return np.asarray((inverse[:3, :3] @ points_mm[:, :, None])[..., 0] + inverse[:3, 3])
@@ -174,12 +175,17 @@ def _brought(label: Volume, marked: Marked, grid: Grid, before: Array, after: Ar
         inside[part.slices] = _onto(after, grid, part.grid)
         changed[part.slices] = inside[part.slices] != _onto(before, grid, part.grid)
     for prompt in marked.applied:
-        places = within(np.round(_on(label.grid, prompt.path_mm)).astype(int), label.voxels.shape)
+        places = within(np.round(on(label.grid, prompt.path_mm)).astype(int), label.voxels.shape)
         changed[tuple(places.T)], inside[tuple(places.T)] = True, prompt.inside
+    return replaced(label, marked.value, inside, changed)
+
+
+def replaced(label: Volume, value: int, inside: Array, changed: Array) -> Corrected:
+    """One label as `inside` says, bool (X, Y, Z), where `changed` is true; other labels keep their voxels."""
     gained = changed & inside & (label.voxels == 0)
-    lost = changed & ~inside & (label.voxels == marked.value)
+    lost = changed & ~inside & (label.voxels == value)
     voxels = label.voxels.copy()
-    voxels[gained], voxels[lost] = marked.value, 0
+    voxels[gained], voxels[lost] = value, 0
     ml = label.grid.voxel_ml
     return Corrected(Volume(voxels, label.affine), round(float(gained.sum()) * ml, 4), round(float(lost.sum()) * ml, 4))
 

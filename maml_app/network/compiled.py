@@ -1,4 +1,4 @@
-"""A network as OpenVINO graphs: the same answers on a CPU, in about half of torch's time, or a quarter in bfloat16."""
+"""A network as OpenVINO graphs: the same answers on a CPU, in three quarters of torch's time, or half in bfloat16."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import HTTPException
 from pydantic import (
@@ -122,9 +122,10 @@ class PromptParams(BaseModel):
 
 
 class CorrectParams(Form):
-    """What a correction may be told: the label that is mended, and its prompts, the newest last."""
+    """What a correction may be told: the label that is mended, its prompts, the newest last, and who answers them."""
 
     label: Text
+    by: Literal["maml", "nninteractive"] = "maml"
     prompts: Annotated[list[PromptParams], Field(min_length=1, max_length=200)]
 
 

@@ -11,6 +11,7 @@ from monailabel.interfaces.app import MONAILabelApp
 
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
+from maml_app.correcting.nninteractive import NnInteractive
 from maml_app.server.device import Device
 from maml_app.server.identity import Identity
 from maml_app.settings import Settings
@@ -23,6 +24,7 @@ class House:
 
     Attributes:
         archive: address of the DICOMweb archive; '' for a folder.
+        guest: another server that may answer clicks, if there is one.
         saving, choosing: held while a label or note is written, and while a case is chosen and given to someone.
         decoding: so many labels are in memory at a time.
     """
@@ -35,6 +37,7 @@ class House:
     identity: Identity
     device: Device
     archive: str = ""
+    guest: NnInteractive | None = None
     saving: threading.Lock = field(default_factory=threading.Lock)
     choosing: threading.Lock = field(default_factory=threading.Lock)
     decoding: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(2))

@@ -13,6 +13,8 @@ const MENDS = {
   Scribble: ': drag; adds what belongs together along it; with Shift takes away',
 };
 
+const GUEST = 'Its answer on the series where the label lies takes the place of the label.';
+
 export const TOOLS = [
   ['Click', 'Click', 'k'],
   ['Scribble', 'Scribble', 'd'],
@@ -39,6 +41,7 @@ export function build(task, on) {
     labels: new Labels(task.labels, on),
     opacity: slider('opacity', 'Opacity', 0.5, on.look),
     cursor: make('input', { type: 'checkbox', 'data-maml': 'cursor', change: on.cursor }),
+    guest: make('input', { type: 'checkbox', 'data-maml': 'guest' }),
     size: make('input', {
       'data-maml': 'size',
       'aria-label': 'Brush radius, mm',
@@ -89,6 +92,7 @@ export function build(task, on) {
     ),
     made.labels.root,
     group(...made.tools.values(), made.size, ' mm'),
+    task.guest ? make('label', { title: GUEST }, made.guest, ' nnInteractive answers clicks and scribbles') : '',
     group('Opacity ', made.opacity, make('label', {}, ' ', made.cursor, ' cross-hairs')),
     group(
       button('Undo', 'undo', on.undo),

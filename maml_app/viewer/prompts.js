@@ -89,7 +89,8 @@ export class Prompts {
     tell(inside ? 'Adding …' : 'Taking away …');
     const form = work.form().body;
     const sent = prompts.map(({ path: along, inside: adds }) => ({ path: along.map(rounded), inside: adds }));
-    form.set('params', JSON.stringify({ label: name, prompts: sent }));
+    const by = box.guest.checked ? 'nninteractive' : 'maml';
+    form.set('params', JSON.stringify({ label: name, prompts: sent, by }));
     this.app.cases.running = new AbortController();
     const { signal } = this.app.cases.running;
     const answer = await ask(`/maml/series/${work.editing}/correct`, { method: 'POST', body: form, signal });
@@ -107,7 +108,9 @@ export class Prompts {
       await work.load(await work.nameNow(), work.editing); // the other series show it too
     }
     const [gained, lost] = ['X-Gained-Ml', 'X-Lost-Ml'].map(header => answer.headers.get(header));
-    tell(`${name}: ${gained} ml added, ${lost} ml taken away. Ctrl+Z takes it back.`, 'success');
+    const guest = decodeURIComponent(answer.headers.get('X-Answered-By') || '');
+    const whose = guest && ` by ${guest}`;
+    tell(`${name}: ${gained} ml added, ${lost} ml taken away${whose}. Ctrl+Z takes it back.`, 'success');
   }
 
   /** A step was undone: prompts that came after what is left no longer count. */

@@ -16,6 +16,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Array, Volume
+from tests.harness.nninteractive import StandIn
 from tests.harness.server import ROOT, Server
 from tests.integration.conftest import Archive
 
@@ -89,6 +90,7 @@ class Running:
     client: MONAILabelClient
     archive: Archive
     browser: BrowserContext
+    guest: StandIn
 
 
 def open_study(page: Page, running: Running, study: int) -> None:

@@ -15,10 +15,12 @@ from playwright.sync_api import Page, sync_playwright
 
 from maml_app.cases.spec import load_task, parse_task
 from maml_app.imaging.files import read_label
+from maml_app.imaging.volume import Grid
 from maml_app.phantom.dicom import make_study
 from maml_app.settings import Settings
 from maml_app.stores.choice import open_archive
 from tests.harness.browser import FLAGS, chromium
+from tests.harness.nninteractive import StandIn
 from tests.harness.server import ROOT, Server
 from tests.integration.conftest import QUICK, Archive
 from tests.integration.ohif import (
@@ -63,7 +65,8 @@ def running(archive: Archive, taught: Path, tmp_path_factory: pytest.TempPathFac
     (folder / "task.yaml").write_text(QUICK)
     conf = {"task": str(folder / "task.yaml"), "models": str(taught), "cache": str(folder / "cache")}
     with (
-        Server(archive.url, folder / "server.log", conf=conf) as server,
+        StandIn() as guest,
+        Server(archive.url, folder / "server.log", conf=conf | {"nninteractive": guest.url}) as server,
         sync_playwright() as playwright,
     ):
         client = MONAILabelClient(server.url, str(folder))
@@ -72,7 +75,7 @@ def running(archive: Archive, taught: Path, tmp_path_factory: pytest.TempPathFac
         context = playwright.chromium.launch_persistent_context(
             folder / "profile", executable_path=chromium(), args=FLAGS, viewport={"width": 1600, "height": 900}
         )
-        yield Running(server, client, archive, context)
+        yield Running(server, client, archive, context, guest)
         context.close()
 
 
@@ -243,10 +246,13 @@ def test_a_click_and_a_scribble_mend_the_label_at_their_place_on_all_series(page
     at = viewport(page, "mr_t1")
     x, y = at["x"] - 60, at["y"] + 70
 
-    def value(series: str, modality: str, x: float = x, y: float = y) -> int:
+    def voxel(grid: Grid, x: float = x, y: float = y) -> list[int]:
         left, back, up = page.evaluate(WORLD, ["maml-mr_t1", x, y])
+        return [int(index) for index in np.round(np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[:3]]
+
+    def value(series: str, modality: str, x: float = x, y: float = y) -> int:
         grid = case.images[modality].grid
-        column, row, place = np.round(np.linalg.inv(grid.affine) @ (-left, -back, up, 1.0))[:3].astype(int)
+        column, row, place = voxel(grid, x, y)
         slices = requests.get(f"{running.server.url}/maml/series/{series}", timeout=60).json()["slices"]
         return int(in_viewer(page, series)[slices[place]].reshape(grid.shape[1], grid.shape[0])[row, column])
 
@@ -301,6 +307,20 @@ def test_a_click_and_a_scribble_mend_the_label_at_their_place_on_all_series(page
     press(page, "undo")
     assert_same(in_viewer(page, ct), before)
     assert page.evaluate(WINDOW, "maml-mr_t1") == window
+
+    # nnInteractive answers, on the series where the label lies
+    page.locator("#maml [data-maml=guest]").check()
+    press(page, "Click")
+    page.mouse.click(x, y)
+    message(page, "by nnInteractive, weights CC BY-NC-SA 4.0")
+    page.locator("#maml [data-maml=save]:enabled").wait_for()
+    np.testing.assert_array_equal(np.argwhere(running.guest.drawn), [voxel(case.images["ct"].grid)[::-1]])
+    answered = on_server(running, ct, running.guest.mask.T)
+    lesion = {name: np.where(before[name] == 1, 1, 2 * plane) for name, plane in answered.items()}
+    assert changed(before, lesion)
+    assert_same(in_viewer(page, ct), lesion)
+    press(page, "undo")
+    assert_same(in_viewer(page, ct), before)
 
 
 def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> None:
@@ -545,8 +565,9 @@ def test_three_labels_lie_beside_each_other_with_the_others_locked(
     with Server(archive.url, tmp_path / "server.log", app="apps/brats_mr", conf=conf, scoring=False) as server:
         client = MONAILabelClient(server.url, str(tmp_path))
         assert list(client.info()["models"]) == ["brats_mr", "brats_mr_clicks", "brats_mr_scribbles"]
-        brain = Running(server, client, archive, running.browser)
+        brain = Running(server, client, archive, running.browser, running.guest)
         open_study(page, brain, 0)
+        assert not page.locator("#maml [data-maml=guest]").count()  # this server has none to ask
         assert [one["id"] for one in page.evaluate(VIEWPORTS)] == ["maml-t1", "maml-t1ce", "maml-t2", "maml-flair"]
         activate(page, "t1ce")
         press(page, "empty")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
@@ -13,7 +14,7 @@ from fastapi.responses import Response
 
 from maml_app.cases.case import Case
 from maml_app.correcting.correct import Marked, Prompt, along
-from maml_app.errors import LabelError
+from maml_app.errors import LabelError, SettingsError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_stored_label
@@ -34,7 +35,11 @@ DRAFT = "draft"
 Voxels = Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")]
 Slices = Annotated[str, Form(description="JSON list of the slices, in the order of the voxels")]
 Asked = Annotated[
-    str, Form(description="JSON: label, prompts: [{path: [[x, y, z], …] in mm, LPS, inside}, …], the newest last")
+    str,
+    Form(
+        description="JSON: label; prompts: [{path: [[x, y, z], …] in mm, LPS, inside}, …], the newest last; by: maml "
+        "or nninteractive"
+    ),
 ]
 Params = Annotated[str, Form(description="JSON: parent, proposal, model_version, drawn, author, nothing_there")]
 
@@ -100,9 +105,12 @@ async def correct(
 ) -> Response:
     """The label drawn on a series after the newest prompt: uint8, column fastest, in the server's order of slices.
 
-    The headers X-Gained-Ml and X-Lost-Ml say how much the label grew and shrank.
+    The headers X-Gained-Ml and X-Lost-Ml say how much the label grew and shrank, X-Answered-By who drew it.
     """
     told = parsed(params, CorrectParams, "params")
+    guest = house.guest if told.by == "nninteractive" else None
+    if told.by == "nninteractive" and not guest:
+        raise SettingsError("expected a server of nnInteractive to ask, got none; start with --conf nninteractive URL")
     value = house.spec.value_of(told.label)
     if value is None:
         raise LabelError(f"expected a label of {[known.name for known in house.spec.labels]}, got {told.label!r}")
@@ -112,15 +120,17 @@ async def correct(
     drawn = [(np.array(prompt.path) * (-1, -1, 1), prompt.inside) for prompt in told.prompts]
 
     def work(folder: Path) -> Answer:
-        prompts = [Prompt(along(points, label.grid), inside) for points, inside in drawn]
-        found = house.app._infers[f"{house.spec.name}_clicks"].mend(case, label, Marked(value, prompts))
+        marked = Marked(value, [Prompt(along(points, label.grid), inside) for points, inside in drawn])
+        mending = house.app._infers[f"{house.spec.name}_clicks"]
+        found = guest.correct(case, asked, label, marked) if guest else mending.mend(case, label, marked)
         file = folder / "label"
         file.write_bytes(np.ascontiguousarray(found.label.voxels.transpose(2, 1, 0)).tobytes())
-        return Answer(file, {"gained": found.gained_ml, "lost": found.lost_ml})
+        return Answer(file, {"gained": found.gained_ml, "lost": found.lost_ml, "by": found.by})
 
     async with house.device.answer("", work, request.is_disconnected) as answer:
         content = await run_in_threadpool(answer.file.read_bytes)
     headers = {"X-Gained-Ml": f"{answer.params['gained']:.2f}", "X-Lost-Ml": f"{answer.params['lost']:.2f}"}
+    headers["X-Answered-By"] = quote(answer.params["by"], safe=" ,:/()")
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 

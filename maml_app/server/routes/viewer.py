@@ -76,6 +76,7 @@ def app_config(house: Here, user: Looking) -> Response:
         "kinds": {modality.name: modality.kind for modality in spec.modalities},
         "windows": {modality.name: modality.window for modality in spec.modalities},
         "levels": LEVELS,
+        "guest": house.guest is not None,
     }
     stock = (OHIF / "app-config.js").read_text(encoding="utf-8")
     parts = [stock, f"window.maml = {json.dumps(shown)};", workplace()]
