@@ -15,7 +15,7 @@ PUBLISHED = "maml_as_published"
 BY_EXPERTS = "maml_as_published_by_experts"
 
 Change = dict[str, Any]
-NO_LEARNING_TOGETHER: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0, "ranking": 0.0}
+NO_LEARNING_TOGETHER: Change = {"mutual": 0.0, "subset": 0.0, "consistency": 0.0}
 # what differs from the task file, by section
 RIVALS: dict[str, dict[str, Change]] = {
     OURS: {},
@@ -37,7 +37,7 @@ RIVALS: dict[str, dict[str, Change]] = {
     },
     PUBLISHED: {
         "network": {"head": "paper", "shared_decoder": False},
-        "loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0},
+        "loss": {"subset": 0.0, "consistency": 0.0},
     },
 }
 ABLATIONS: dict[str, dict[str, Change]] = {
@@ -46,17 +46,14 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "attention_alone_own_decoders": {"network": {"head": "light", "shared_decoder": False}},
     "without_each_alone": {"training": {"each_alone": False}},
     "without_mutual": {"loss": {"mutual": 0.0}},
-    "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0, "ranking": 0.0}},
+    "without_subset_and_consistency": {"loss": {"subset": 0.0, "consistency": 0.0}},
     "without_consistency": {"loss": {"consistency": 0.0}},
-    "with_ranking": {"loss": {"ranking": 0.5}},
     "without_experts_loss": {"loss": {"experts": 0.0, "mutual": 0.0}},
     "temperature_2": {"loss": {"temperature": 2.0}},
     "without_deep_supervision": {"loss": {"deep": 0.0}},
     "without_clipping": {"training": {"clip": 0.0}},
     "without_ema": {"training": {"ema": False}},
     "with_sgd": {"training": {"optimiser": "sgd", "learning_rate": 0.01}},
-    "with_agreement": {"network": {"agreement": True}},
-    "with_crosstalk": {"network": {"crosstalk": True}},
     "with_more_augmentation": {"augment": {"misalignment_mm": 3.0, "elastic_mm": 6.0, "low_resolution": 0.2}},
     "without_foreground_oversampling": {"training": {"foreground": 0.0}},
     "experts_first": {

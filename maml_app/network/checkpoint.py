@@ -17,8 +17,8 @@ from maml_app.network.refine import Refiner
 from maml_app.network.settings import Network
 
 FORMAT = "maml_app 1"
-# models of the first versions do not name these, and had none of them
-UNNAMED = {"shared_decoder": False, "agreement": False, "crosstalk": False}
+UNNAMED = {"shared_decoder": False}  # models of the first versions do not name it, and had none
+GONE = ("agreement", "crosstalk")  # options of networks before 0.3
 REFINE = "refine."  # before the names of the weights of a refinement
 
 
@@ -76,7 +76,7 @@ def open_checkpoint(path: Path, device: torch.device) -> tuple[SegmentationNetwo
     if metadata.get("format") != FORMAT:
         raise ModelError(f"{path}: expected a model of format {FORMAT!r}, got {metadata.get('format')!r}")
     try:
-        checkpoint = _read(metadata["checkpoint"])
+        checkpoint = _read(metadata["checkpoint"], path)
         network = build_network(checkpoint.modalities, checkpoint.classes, checkpoint.network)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pydantic's are ValueErrors
         raise ModelError(f"{path}: expected a description of the network, got a damaged one ({error!r})") from None
@@ -98,9 +98,13 @@ def _described(checkpoint: Checkpoint) -> str:
     return json.dumps(content)
 
 
-def _read(text: str) -> Checkpoint:
+def _read(text: str, path: Path) -> Checkpoint:
     content = json.loads(text)
-    network = Network.model_validate({**UNNAMED, **content.pop("plan")})
+    plan = {**UNNAMED, **content.pop("plan")}
+    used = [name for name in GONE if plan.pop(name, False)]
+    if used:
+        raise ModelError(f"{path}: expected a network of this version, got one with {', '.join(used)}; train it anew")
+    network = Network.model_validate(plan)
     return Checkpoint(**{**content, "network": network, "patch": tuple(content["patch"])})
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maml_app.network.fusion import HEADS, ByModality, agreement
+from maml_app.network.fusion import HEADS, ByModality
 from maml_app.network.layers import LAYOUT, quicken
 from maml_app.network.settings import Network
 from maml_app.network.unet import UNet
@@ -49,14 +49,6 @@ class MamlEnsemble(nn.Module):
         )
         self.head = HEADS[settings.head](modalities, channels[0], classes, settings.stem)
         self.averaged = settings.head == "average"
-        # how strongly agreement counts is learned
-        self.trust = nn.Parameter(torch.ones(())) if settings.agreement else None
-        self.exchange = nn.ModuleList()
-        if settings.crosstalk:
-            self.exchange.extend(nn.Conv3d(channels[-1], channels[-1], kernel_size=1) for _ in range(modalities))
-            for conv in self.exchange:  # starts as experts that do not talk
-                nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
-                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def encode(self, images: torch.Tensor, presence: torch.Tensor) -> ByExpert:
         """Modality index -> rows in which it is present, and its expert's encoder features of these rows."""
@@ -70,13 +62,8 @@ class MamlEnsemble(nn.Module):
                 encoded[index] = (rows, expert.encode(image if bool(rows.all()) else image[rows]))
         return encoded
 
-    def decode(self, encoded: ByExpert, presence: torch.Tensor) -> tuple[ByModality, ByExpert]:
-        """What the head fuses, of modalities that any row has, zero in rows without, and the experts' opinions.
-
-        Presence matters here with crosstalk only, where each expert adds what those present see on average.
-        """
-        if self.exchange:
-            encoded = self._exchanged(encoded, presence)
+    def decode(self, encoded: ByExpert) -> tuple[ByModality, ByExpert]:
+        """What the head fuses, of modalities that any row has, zero in rows without, and the experts' opinions."""
         found: dict[int, torch.Tensor] = {}
         opinions: ByExpert = {}
         for index, (rows, skips) in encoded.items():
@@ -87,65 +74,40 @@ class MamlEnsemble(nn.Module):
             found[index] = _scatter(opinions[index][1][0] if self.averaged else levels[0], rows)
         return found, opinions
 
-    def _exchanged(self, encoded: ByExpert, presence: torch.Tensor) -> ByExpert:
-        whole = {index: _scatter(skips[-1], rows) for index, (rows, skips) in encoded.items()}
-        shown = sum(bottleneck * _column(presence, index) for index, bottleneck in whole.items())
-        shown = shown / presence.sum(dim=1)[:, None, None, None, None]
-        result: ByExpert = {}
-        for index, (rows, skips) in encoded.items():
-            if bool(presence[:, index].any()):
-                talk = self.exchange[index](shown if bool(rows.all()) else shown[rows])
-                result[index] = (rows, [*skips[:-1], skips[-1] + talk])
-        return result
+    def fuse(self, features: ByModality, presence: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, X, Y, Z) from the features that `decode` returned, of those present alone."""
+        return self._attend(features, presence)[0]
 
-    def fuse(self, features: ByModality, opinions: ByExpert, presence: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, X, Y, Z) from what `decode` returned, of those present alone."""
-        return self._attend(features, opinions, presence)[0]
-
-    def _attend(
-        self, features: ByModality, opinions: ByExpert, presence: torch.Tensor
-    ) -> tuple[torch.Tensor, ByModality]:
+    def _attend(self, features: ByModality, presence: torch.Tensor) -> tuple[torch.Tensor, ByModality]:
         kept = {index: feature * _column(presence, index) for index, feature in features.items()}
-        if self.trust is not None:
-            said = {index: _scatter(logits[0], rows) for index, (rows, logits) in opinions.items()}
-            like = next(iter(said.values()))
-            agreed = agreement([said.get(i, like) for i in range(len(self.experts))], presence)
-            weights = torch.softmax((self.trust * agreed).masked_fill(~presence, float("-inf")), dim=1)
-            weights = weights * presence.sum(dim=1, keepdim=True)
-            kept = {index: feature * _column(weights, index) for index, feature in kept.items()}
         logits, attention = self.head(kept, presence)
         return logits, attention
 
     def attention(self, images: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         """How much the head looks at each modality (B, M, X, Y, Z): its attention, averaged over features."""
-        attention = self._attend(*self.decode(self.encode(images, presence), presence), presence)[1]
+        features, _ = self.decode(self.encode(images, presence))
+        _, attention = self._attend(features, presence)
         means = {index: weights.mean(dim=1) for index, weights in attention.items()}
         absent = torch.zeros_like(next(iter(means.values())))
         found = torch.stack([means.get(index, absent) for index in range(len(self.experts))], dim=1)
         return found if found.shape[2:] == images.shape[2:] else F.interpolate(found, size=images.shape[2:])
 
     def forward(self, images: torch.Tensor, presence: torch.Tensor, parts: torch.Tensor | None = None) -> Outputs:
-        encoded = self.encode(images, presence)
-        features, opinions = self.decode(encoded, presence)
-        fused = self.fuse(features, opinions, presence)
-        said = [] if parts is None else [self._of_part(encoded, features, opinions, part) for part in parts]
+        features, opinions = self.decode(self.encode(images, presence))
+        fused = self.fuse(features, presence)
+        said = [] if parts is None else [self._of_part(features, part) for part in parts]
         return Outputs([fused], said, opinions)
 
-    def _of_part(
-        self, encoded: ByExpert, features: ByModality, opinions: ByExpert, presence: torch.Tensor
-    ) -> torch.Tensor:
-        if self.exchange:
-            features, opinions = self.decode(encoded, presence)
+    def _of_part(self, features: ByModality, presence: torch.Tensor) -> torch.Tensor:
         there = {index: feature for index, feature in features.items() if bool(presence[:, index].any())}
-        return self.fuse(there, opinions, presence)
+        return self.fuse(there, presence)
 
     def each_subset(self, images: torch.Tensor, presences: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Logits (B, K, X, Y, Z) under each presence (B, M); the experts run once for all of them."""
         everything = torch.stack(list(presences)).any(dim=0)
-        encoded = self.encode(images, everything)
-        features, opinions = self.decode(encoded, everything)
+        features, _ = self.decode(self.encode(images, everything))
         for presence in presences:
-            yield self._of_part(encoded, features, opinions, presence)
+            yield self._of_part(features, presence)
 
 
 def _scatter(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,8 @@ class _AllExperts(nn.Module):
         for index, expert in enumerate(self.network.experts):
             assert isinstance(expert, UNet)
             encoded[index] = (rows, expert.encode(images[:, index : index + 1]))
-        return torch.softmax(self.network.fuse(*self.network.decode(encoded, presence), presence), dim=1)
+        features, _ = self.network.decode(encoded)
+        return torch.softmax(self.network.fuse(features, presence), dim=1)
 
 
 def export_torchscript(path: Path, network: SegmentationNetwork, modalities: int, patch: Sequence[int]) -> None:

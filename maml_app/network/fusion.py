@@ -7,7 +7,7 @@ modality index. What is absent everywhere costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -141,25 +141,6 @@ class AverageHead(nn.Module):
         attention = {index: share[:, index, None, None, None, None].expand_as(f) for index, f in features.items()}
         opinions = {index: torch.softmax(f.float(), dim=1) for index, f in features.items()}
         return _weighted(opinions, attention).clamp(min=1e-7).log(), attention
-
-
-def agreement(opinions: Sequence[torch.Tensor], presence: torch.Tensor) -> torch.Tensor:
-    """How much each expert's foreground agrees with that of the other present ones, (B, M), 0 to 1; 1 if alone.
-
-    opinions: M logits (B, K, X, Y, Z), of any value where a modality is absent. Mean soft Dice with each other expert,
-    smoothed by one voxel, so that experts who all see nothing agree. The idea of weighing experts by their consistency
-    is that of CLoE, arXiv 2603.09316.
-    """
-    foreground = [1 - torch.softmax(opinion.detach().float(), dim=1)[:, 0].flatten(1) for opinion in opinions]
-    rows = []
-    for i, chance in enumerate(foreground):
-        total, others = torch.zeros_like(chance[:, 0]), torch.zeros_like(chance[:, 0])
-        for j, other in enumerate(foreground):
-            if i != j:
-                overlap = (2 * (chance * other).sum(dim=1) + 1) / (chance.sum(dim=1) + other.sum(dim=1) + 1)
-                total, others = total + overlap * presence[:, j], others + presence[:, j]
-        rows.append(torch.where(others > 0, total / others.clamp(min=1), torch.ones_like(total)))
-    return torch.stack(rows, dim=1)
 
 
 HEADS: dict[str, type[PaperHead] | type[LightHead] | type[AverageHead]] = {

@@ -7,9 +7,6 @@ mutual       each expert against the detached fused prediction: knowledge passes
 subset       fusion of parts of the modalities against truth, the mean over them: modality dropout in the head; the
              experts' features serve all predictions, so it costs no second pass
 consistency  fusion of the same parts against the detached full fusion: self-distillation from more to fewer
-ranking      by how much the full fusion is worse than that of the last part: more modalities must not do worse, the
-             "more versus fewer" hinge of SimMLM, arXiv 2507.19264; the part's loss is detached, so that the hinge is
-             not satisfied by making fewer modalities worse
 
 Both divergences soften the probabilities by `temperature` and are scaled by its square (Hinton, arXiv 1503.02531).
 Segmentation against truth is cross-entropy over the classes and Dice over what is scored: each class, or nested regions
@@ -52,7 +49,7 @@ class MutualLearningLoss(nn.Module):
     @property
     def asks_for_subsets(self) -> bool:
         """Whether any term looks at what a part of the modalities says; else there is no need to run it."""
-        return bool(self.weights.subset or self.weights.consistency or self.weights.ranking)
+        return bool(self.weights.subset or self.weights.consistency)
 
     def forward(self, outputs: Outputs, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weighted terms by name, and their sum as "total"; truth (B, X, Y, Z) holds class indices."""
@@ -73,9 +70,6 @@ class MutualLearningLoss(nn.Module):
                 terms["subset"] = _mean([self._deep([said], truth) for said in outputs.parts])
             if self.weights.consistency:
                 terms["consistency"] = _mean([self._divergence(said, fused, truth) for said in outputs.parts])
-            if self.weights.ranking:
-                more, fewer = self._deep(outputs.fused[:1], truth), self._deep([outputs.parts[-1].detach()], truth)
-                terms["ranking"] = F.relu(more - fewer)
         weighted = {name: getattr(self.weights, name) * value for name, value in terms.items()}
         weighted["total"] = torch.stack(list(weighted.values())).sum()
         return weighted

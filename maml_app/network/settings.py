@@ -22,8 +22,6 @@ class Network(Strict):
 
     `head`: how the experts' features are fused, see network/fusion.py; `average` is the mean of their opinions.
     `shared_decoder`: each expert has its own encoder, and all have one decoder, which learns from every modality.
-    `agreement`: an expert's features weigh by how much its opinion agrees with the others'. `crosstalk`: experts
-    exchange what they see at the coarsest level, at the price of a decoder pass for every subset.
     `stem`: so many voxels along each axis are taken together before the first level, and told apart by the last layer
     alone: (2, 2, 2) is an eighth of the arithmetic.
     """
@@ -31,8 +29,6 @@ class Network(Strict):
     kind: Literal["maml", "early-fusion"] = "maml"
     head: Literal["joint", "light", "paper", "average"] = "joint"
     shared_decoder: bool = True
-    agreement: bool = False
-    crosstalk: bool = False
     stem: Ints3 = (1, 1, 1)
     channels: tuple[Annotated[int, Field(ge=1)], ...] = (8, 16, 32, 64)
     strides: tuple[Ints3, ...] = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
@@ -69,6 +65,5 @@ class Loss(Strict):
     mutual: Weight = 0.5
     subset: Weight = 0.5
     consistency: Weight = 0.25
-    ranking: Weight = 0.0
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     deep: Annotated[float, Field(ge=0, le=1)] = 0.5

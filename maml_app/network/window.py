@@ -105,8 +105,8 @@ class Answering(nn.Module):
         network = self.network
         if isinstance(network, MamlEnsemble):
             encoded = network.encode(images, self.presence)
-            features, experts = network.decode(encoded, self.presence)
-            fused = network.fuse(features, experts, self.presence)
+            features, experts = network.decode(encoded)
+            fused = network.fuse(features, self.presence)
             logits = [fused, *(levels[0] for _, levels in experts.values())]
             coarse = {index: skips[-1] for index, (_, skips) in encoded.items()}
             count = len(network.experts)

@@ -11,7 +11,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.network.ensemble import MamlEnsemble, SegmentationNetwork
 from maml_app.network.settings import Loss
 
-NOTHING_TOGETHER = {"fused": 0.0, "mutual": 0.0, "subset": 0.0, "consistency": 0.0, "ranking": 0.0}
+NOTHING_TOGETHER = {"fused": 0.0, "mutual": 0.0, "subset": 0.0, "consistency": 0.0}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ PLANS = [
     NETWORK.model_copy(update={"head": "light", "shared_decoder": False}),
     NETWORK.model_copy(update={"head": "paper", "shared_decoder": False}),
     NETWORK.model_copy(update={"head": "average"}),
-    NETWORK.model_copy(update={"agreement": True}),
-    NETWORK.model_copy(update={"crosstalk": True}),
     NETWORK.model_copy(update={"kind": "early-fusion"}),
     NETWORK.model_copy(update={"stem": (2, 2, 1)}),
     NETWORK.model_copy(update={"stem": (2, 2, 1), "head": "average", "shared_decoder": False}),
@@ -114,40 +112,6 @@ def test_early_fusion_is_as_wide_as_asked() -> None:
     net = network(PLANS[-1])
     assert isinstance(net, EarlyFusion)
     assert net.unet.heads[0].in_channels == 8
-
-
-def test_experts_that_agree_weigh_more() -> None:
-    net = network(NETWORK.model_copy(update={"agreement": True}))
-    plain = network(NETWORK)
-    assert isinstance(net, MamlEnsemble)
-    assert isinstance(plain, MamlEnsemble)
-    plain.load_state_dict({name: value for name, value in net.state_dict().items() if name != "trust"})
-    alone = torch.tensor([[False, True, False]] * 2)
-    assert torch.allclose(net(IMAGES, alone).fused[0], plain(IMAGES, alone).fused[0], atol=1e-5)
-    assert net.trust is not None
-    with torch.no_grad():
-        net.trust.zero_()  # nothing is made of agreement
-    assert torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-4)
-    with torch.no_grad():
-        net.trust.fill_(5.0)
-    assert not torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-3)
-
-
-def test_crosstalk_starts_as_silence_and_then_tells_what_the_others_see() -> None:
-    net, plain = network(NETWORK.model_copy(update={"crosstalk": True})), network(NETWORK)
-    assert isinstance(net, MamlEnsemble)
-    assert isinstance(plain, MamlEnsemble)
-    plain.load_state_dict({name: value for name, value in net.state_dict().items() if "exchange" not in name})
-    assert torch.allclose(net(IMAGES, ALL).fused[0], plain(IMAGES, ALL).fused[0], atol=1e-5)
-    with torch.no_grad():
-        for parameter in net.exchange.parameters():
-            parameter.normal_(0, 0.3)
-    other = IMAGES.clone()
-    other[:, 2] += 1
-    opinion = net(IMAGES, ALL).experts[0][1][0]
-    assert not torch.allclose(net(other, ALL).experts[0][1][0], opinion, atol=1e-3)
-    without = torch.tensor([[True, True, False]] * 2)
-    assert torch.allclose(net(other, without).fused[0], net(IMAGES, without).fused[0], atol=1e-5)
 
 
 def test_a_shared_decoder_is_one_and_encoders_are_not() -> None:

@@ -42,7 +42,7 @@ def network(kind: str, head: str, **more: Any) -> SegmentationNetwork:
     [
         ("maml", "light", {}),
         ("maml", "joint", {"shared_decoder": True}),
-        ("maml", "paper", {"agreement": True, "crosstalk": True}),
+        ("maml", "paper", {}),
         ("maml", "average", {}),
         ("maml", "joint", {"stem": (2, 2, 1)}),
         ("early-fusion", "light", {}),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maml_app.network.fusion import AverageHead, JointHead, LightHead, PaperHead, agreement
+from maml_app.network.fusion import AverageHead, JointHead, LightHead, PaperHead
 
 B, M, C, K = 2, 3, 4, 2
 
@@ -106,21 +106,3 @@ def test_the_average_is_of_the_probabilities_of_those_present() -> None:
     fused, _ = head(dict(enumerate(logits[:2])), torch.tensor([[True, True, False]]))
     expected = (0.5 + 1 / (1 + torch.exp(torch.tensor(-2.0)))) / 2
     assert float(torch.softmax(fused, 1)[0, 1]) == pytest.approx(float(expected), abs=1e-5)
-
-
-def test_agreement_is_soft_dice_with_the_others_that_are_there() -> None:
-    def sure(*foreground: int) -> torch.Tensor:
-        return torch.tensor([[[20.0 * (1 - one) for one in foreground], [20.0 * one for one in foreground]]])[
-            ..., None, None
-        ]
-
-    opinions = [sure(1, 1, 0, 0), sure(1, 1, 0, 0), sure(0, 0, 1, 1)]
-    everyone = agreement(opinions, torch.tensor([[True, True, True]]))[0]
-    same, apart = 1.0, 1 / 5  # (2 * 0 + 1) / (2 + 2 + 1)
-    assert everyone.tolist() == pytest.approx([(same + apart) / 2, (same + apart) / 2, apart], abs=1e-4)
-    two = agreement(opinions, torch.tensor([[True, False, True]]))[0]
-    assert (two[0].item(), two[2].item()) == pytest.approx((apart, apart), abs=1e-4)
-    alone = agreement(opinions, torch.tensor([[False, False, True]]))[0]
-    assert alone[2].item() == 1
-    nothing = agreement([sure(0, 0, 0, 0)] * 3, torch.tensor([[True, True, True]]))[0]
-    assert nothing.tolist() == pytest.approx([1, 1, 1], abs=1e-4)

@@ -106,10 +106,18 @@ def test_a_model_from_before_the_options_is_read_as_it_was(tmp_path: Path) -> No
     with safe_open(tmp_path / "m", framework="pt") as file:
         metadata = file.metadata()
     content = json.loads(metadata["checkpoint"])
-    for name in ("shared_decoder", "agreement", "crosstalk"):
-        del content["plan"][name]
-    save_file(weights, tmp_path / "m", metadata={**metadata, "checkpoint": json.dumps(content)})
-    assert load_checkpoint(tmp_path / "m", "toy", "abc", CPU)[1].network == former
+
+    def with_plan(**plan: bool) -> Path:
+        text = json.dumps({**content, "plan": {**content["plan"], **plan}})
+        save_file(weights, tmp_path / "old", metadata={**metadata, "checkpoint": text})
+        return tmp_path / "old"
+
+    del content["plan"]["shared_decoder"]
+    assert load_checkpoint(with_plan(), "toy", "abc", CPU)[1].network == former
+    # options that are gone: unused they do no harm, a network that has them cannot be made any more
+    assert load_checkpoint(with_plan(agreement=False, crosstalk=False), "toy", "abc", CPU)[1].network == former
+    with pytest.raises(ModelError, match="expected a network of this version, got one with crosstalk; train it anew"):
+        load_checkpoint(with_plan(agreement=False, crosstalk=True), "toy", "abc", CPU)
 
 
 def test_a_refinement_is_kept_beside_the_network_and_files_without_one_load(tmp_path: Path) -> None:
