@@ -7,6 +7,7 @@ reason, and the case is one without it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from maml_app.cases.case import Case
@@ -32,6 +33,8 @@ class Reading:
 def readings(case: Case, spec: TaskSpec) -> Iterator[Reading]:
     """The images of a case one after the other, the one that lends the frame first; absent modalities are left out.
 
+    While the caller is busy with one, the next one is read.
+
     Raises:
         ArchiveError: an archive cannot be asked now: a case is never taken for one without what it holds.
     """
@@ -42,17 +45,25 @@ def readings(case: Case, spec: TaskSpec) -> Iterator[Reading]:
     for name, reason in broken.items():
         yield Reading(kinds[name], None, problem=reason)
     apart = _apart(grids)
-    for name, grid in grids.items():
+
+    def read(name: str) -> Reading:
         if name in apart:
-            yield Reading(kinds[name], None, grid, apart[name])
-            continue
+            return Reading(kinds[name], None, grids[name], apart[name])
         try:
             volume = read_image(case.images[name])
         except (CaseError, ObjectError) as error:
-            yield Reading(kinds[name], None, grid, str(error))
-            continue
+            return Reading(kinds[name], None, grids[name], str(error))
         problem = implausible(volume.voxels, kinds[name])
-        yield Reading(kinds[name], None if problem else volume, grid, problem)
+        return Reading(kinds[name], None if problem else volume, grids[name], problem)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="reading") as ahead:
+        coming: Future[Reading] | None = None
+        for name in grids:
+            known, coming = coming, ahead.submit(read, name)  # one ahead and no more: each is as large as the image
+            if known:
+                yield known.result()
+        if coming:
+            yield coming.result()
 
 
 def readable_frame(case: Case, spec: TaskSpec) -> str:

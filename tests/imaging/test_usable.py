@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import nibabel as nib
@@ -13,12 +14,14 @@ import pytest
 from maml_app.cases.case import FileRef
 from maml_app.cases.spec import Modality, TaskSpec
 from maml_app.errors import GridError, ImageError, LabelError
+from maml_app.imaging import reading
 from maml_app.imaging.check import inspect
 from maml_app.imaging.files import read_grid, read_image
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.plausible import implausible
 from maml_app.imaging.preprocess import prepare
-from maml_app.imaging.volume import Array
+from maml_app.imaging.reading import readings
+from maml_app.imaging.volume import Array, Volume
 from maml_app.stores.folder import FolderStore
 from tests.imaging.shapes import oblique
 
@@ -192,6 +195,29 @@ def test_a_modality_that_cannot_be_used_costs_itself_only(
     finding = inspect(case, spec)
     assert any(reason in problem for problem in finding.problems)
     assert "pet" in finding.left_out
+
+
+def test_the_next_image_is_read_while_one_is_worked_on_and_no_further(
+    studies: Path, spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Queue[str] = Queue()
+
+    def told(ref: FileRef) -> Volume:
+        asked.put(ref.path.name)
+        return read_image(ref)
+
+    monkeypatch.setattr(reading, "read_image", told)
+    case = FolderStore(studies, spec).cases()[0]
+    coming = readings(case, spec)
+    order = [next(coming).modality.name]
+    names = [case.images[name].path.name for name in spec.preference if name in case.images]
+    assert len(names) == 3
+    assert [asked.get(timeout=60) for _ in range(2)] == names[:2]
+    with pytest.raises(Empty):
+        asked.get(timeout=0.2)  # the third waits until the second is taken
+    order += [known.modality.name for known in coming]
+    assert asked.get(timeout=60) == names[2]
+    assert order == [name for name in spec.preference if name in case.images]
 
 
 def test_hot_voxels_do_not_change_what_an_mr_looks_like(studies: Path, spec: TaskSpec) -> None:
