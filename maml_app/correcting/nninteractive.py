@@ -123,6 +123,11 @@ class NnInteractive:
                 f"expected nnInteractive at {self.address}, got no answer ({error}); start its server "
                 "(`nninteractive-server`), or mend --conf nninteractive"
             ) from None
+        except (ValueError, KeyError) as error:
+            self._leave()
+            raise GuestError(
+                f"expected nnInteractive at {self.address}, got what its client does not understand ({error!r})"
+            ) from None
         except remote.ServerAtCapacityError as error:
             raise GuestError(
                 f"nnInteractive at {self.address} is busy with others: {error}; click again later"

@@ -132,6 +132,10 @@ def test_what_goes_wrong_there_is_told(case: Case, there: StandIn, monkeypatch: 
     with pytest.raises(GuestError, match=r"got 401: .*invalid api key"):
         guest.correct(case, "flair", label, marked)
     monkeypatch.setenv("NN_INTERACTIVE_API_KEY", "secret")
+    there.other = True
+    with pytest.raises(GuestError, match="got what its client does not understand"):
+        guest.correct(case, "flair", label, marked)
+    there.other = False
     assert guest.correct(case, "flair", label, marked).gained_ml > 0
     with pytest.raises(CaseError, match="looks at one image, expected clicks and scribbles within it, got one at"):
         guest.correct(case, "flair", label, Marked(2, [Prompt(np.array([[500.0, 0.0, 0.0]]), True)]))

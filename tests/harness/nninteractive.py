@@ -37,12 +37,13 @@ class StandIn:
         asked: the paths of requests, heartbeats left out.
         image, mask, drawn: the last image, the answer, and voxels of the last prompt.
         busy, key: whether all its sessions are taken, and the key that it wants.
+        other: whether it is some other server, which answers with pages.
     """
 
     def __init__(self, key: str = "") -> None:
         self.asked: list[str] = []
         self.image = self.mask = self.drawn = np.zeros((0, 0, 0), np.uint8)
-        self.busy, self.key = False, key
+        self.busy, self.key, self.other = False, key, False
         self._token = 0
         stand_in = self
 
@@ -75,6 +76,8 @@ class StandIn:
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any], bytes]:
         if self.key and headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {}, b'{"detail": "invalid api key"}'
+        if self.other:
+            return 200, {}, b"<html>Welcome</html>"
         if path == "/claim":
             self.asked.append(path)
             told = {"lease_token": str(self._token), "idle_timeout_seconds": 600, "liveness_timeout_seconds": 60}
