@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from collections.abc import Mapping
+from email.message import Message
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from nnInteractive.inference.remote.serialization import pack_array, unpack_arra
 from scipy import ndimage
 
 from maml_app.imaging.volume import Array
+from tests.harness.local import LocalServer, Request
 
 CAPABILITIES = {
     "supported_interactions": {"point": True, "scribble": True, "initial_label": True},
@@ -28,7 +28,7 @@ CAPABILITIES = {
 }
 
 
-class StandIn:
+class StandIn(LocalServer):
     """Answers with what is brighter than half of the image's maximum and hangs together with what was drawn inside.
 
     What was drawn outside is taken away, voxel by voxel. Arrays are (Z, Y, X), as that server's.
@@ -45,35 +45,17 @@ class StandIn:
         self.image = self.mask = self.drawn = np.zeros((0, 0, 0), np.uint8)
         self.busy, self.key, self.other = False, key, False
         self._token = 0
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._answer(b"")
-
-            def do_POST(self) -> None:
-                self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-
-            def _answer(self, body: bytes) -> None:
-                status, meta, content = stand_in.answer(self.path, dict(self.headers), body)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header(META_HEADER, json.dumps(meta))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(self._answer)
 
     def forget(self) -> None:
         """Give up all sessions, as after a start anew."""
         self._token += 1
 
-    def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any], bytes]:
+    def _answer(self, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        status, meta, content = self._said(request.path, request.headers, request.body)
+        return status, {META_HEADER: json.dumps(meta)}, content
+
+    def _said(self, path: str, headers: Message, body: bytes) -> tuple[int, dict[str, Any], bytes]:
         if self.key and headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {}, b'{"detail": "invalid api key"}'
         if self.other:
@@ -120,14 +102,3 @@ class StandIn:
             return 200, {"ran_prediction": False}, b""
         box = [[0, side] for side in self.mask.shape]
         return 200, {"ran_prediction": True, "bbox": box}, pack_array(self.mask)
-
-    def __enter__(self) -> StandIn:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
