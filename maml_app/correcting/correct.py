@@ -37,6 +37,11 @@ class Prompt:
     path_mm: Array
     inside: bool
 
+    @property
+    def place(self) -> str:
+        """Where it begins, in words."""
+        return f"{', '.join(f'{axis:.0f}' for axis in self.path_mm[0])} mm (RAS)"
+
 
 @dataclass(frozen=True, eq=False)
 class Marked:
@@ -103,7 +108,7 @@ class Corrector:
             if not len(places):
                 raise CaseError(
                     f"case {case.id}: expected clicks and scribbles where the images show something, got one at "
-                    f"{', '.join(f'{axis:.0f}' for axis in prompt.path_mm[0])} mm (RAS)"
+                    f"{prompt.place}"
                 )
         before = _onto(label.voxels == marked.value, label.grid, grid)
         after = before

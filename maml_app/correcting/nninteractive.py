@@ -140,7 +140,7 @@ def _stroke(case: Case, prompt: Prompt, grid: Grid) -> tuple[Array, bool]:
     if not len(voxels):
         raise CaseError(
             f"case {case.id}: nnInteractive looks at one image, expected clicks and scribbles within it, got one at "
-            f"{', '.join(f'{axis:.0f}' for axis in prompt.path_mm[0])} mm (RAS)"
+            f"{prompt.place}"
         )
     return np.unique(voxels, axis=0), prompt.inside
 
