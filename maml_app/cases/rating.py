@@ -26,10 +26,11 @@ MAY_BE = 20  # points of whatever may be the modality at all: what comes on top 
 
 @dataclass
 class _Score:
-    """Points and reasons; `evidence`: whether anything says that the series is the modality."""
+    """Points and reasons; whether anything says that the series is the modality, and `against` that it is not."""
 
     reasons: list[str]
-    evidence: bool
+    evidence: bool = False
+    against: bool = False
     points: int = 0
     refused: str = field(default="")
 
@@ -44,7 +45,8 @@ def rate(
 ) -> tuple[int, tuple[str, ...]]:
     """The score of a series for a modality, 0 or less if it cannot be it, and why.
 
-    Where the task has no other modality of this kind, being of that kind is evidence enough.
+    Where the task has no other modality of this kind, being of that kind is evidence enough, unless the task's own
+    ranges speak against it.
     """
     if DICOM_MODALITY[modality.kind] != series.modality:
         return 0, ()
@@ -53,13 +55,13 @@ def rate(
     avoided = found(rules.avoid, text)
     if avoided:
         return 0, (f"not {modality.name}: says {avoided!r}",)
-    score = _Score([f"is {series.modality}"], evidence=len(kind) == 1)
+    score = _Score([f"is {series.modality}"])
     _by_words(score, rules, text)
     _by_attributes(score, rules, series)
     _by_contrast(score, rules, contrast_of(series, shared))
     if score.refused:
         return 0, (f"not {modality.name}: {score.refused}",)
-    if not score.evidence:
+    if not score.evidence and (len(kind) > 1 or score.against):
         return 0, (f"nothing says that it is {modality.name}",)
     score.points += MAY_BE
     for points, reason in _quality(series):
@@ -90,6 +92,7 @@ def _by_attributes(score: _Score, rules: SeriesRules, series: Series) -> None:
             fits = low <= value <= high
             where = "in" if fits else "outside"
             score.add(6 if fits else -6, f"{keyword} {value:g} is {where} {low:g} to {high:g}", evidence=fits)
+            score.against |= not fits
 
 
 def _by_contrast(score: _Score, rules: SeriesRules, has: bool | None) -> None:

@@ -15,19 +15,30 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 NOT_AN_IMAGE = _phrases(
     "localizer, localiser, scout, topogram, topogramm, surview, scanogram, survey, lokalizer, loc, reperage, "
-    "localizador, dose report, patient protocol, smartprep, bolus tracking"
+    "localizador, dose report, patient protocol, smartprep, bolus tracking, monitoring, premonitoring, test bolus, "
+    "testbolus, timing bolus"
 )
 REWORKED = _phrases("mip, minip, mpr, vrt, reformat, reformatted, subtraction, sub, fused, fusion, screen save")
 TURNED = _phrases("cor, coronal, koronar, coronale, sag, sagittal, sagital, sagittale")
 UNCORRECTED = _phrases("nac, uncorrected, no ac, non ac")
-WITH_CONTRAST = _phrases(
-    "post, gd, gad, gado, gadolinium, ce, km, mit km, contrast, c+, with contrast, t1c, t1ce, injecte, injectee, "
-    "avec injection, con contraste, con mdc, con contrasto, mdc"
+_AGENTS = _phrases(
+    "contrast, contraste, contrasto, kontrast, kontrastmittel, gd, gad, gado, gadolinium, gadolinio, km, mdc, "
+    "injection, inj, gadovist, gadavist, gadobutrol, dotarem, clariscan, magnevist, multihance, prohance, omniscan, "
+    "primovist, eovist"
 )
-WITHOUT_CONTRAST = _phrases(
-    "c-, native, nativ, nativo, nativa, plain, unenhanced, non contrast, noncontrast, no contrast, without contrast, "
-    "w/o contrast, precontrast, pre contrast, pre gd, pre gad, pre gado, pre km, pre injection, non enhanced, "
-    "ohne km, ohne kontrast, sans injection, sans contraste, sin contraste, senza mdc, senza contrasto, basale, basal"
+WITH_CONTRAST = (
+    *_phrases("post, ce, c+, +c, cect, t1c, t1ce, injecte, injectee, enhanced"),
+    *_AGENTS,
+    *(f"post{agent}" for agent in _AGENTS),
+)
+WITHOUT_CONTRAST = (
+    *_phrases("c-, native, nativ, nativo, nativa, plain, unenhanced, non enhanced, not enhanced, nonenhanced"),
+    *_phrases("noncontrast, precontrast, nect, ncct, basale, basal, non injecte, non injectee"),
+    *(
+        f"{without} {agent}"
+        for without in _phrases("no, non, without, w/o, wo, ohne, sans, sin, sem, senza, pre")
+        for agent in _AGENTS
+    ),
 )
 BEFORE = ("pre",)  # before contrast, unless an agent or "post" says otherwise
 NO_AGENT = ("", "no", "none", "n", "non", "nil", "nein", "keine", "without", "ohne", "sans", "sin", "senza", "0")
@@ -45,7 +56,11 @@ def folded(text: str) -> str:
     """Lower case, no accents on Latin and Greek letters, one space around each word; '' if there is no word."""
     plain = unicodedata.normalize("NFKD", text)
     plain = unicodedata.normalize("NFC", re.sub(r"(?<=[A-Za-z\u0370-\u03ff])[\u0300-\u036f]+", "", plain)).casefold()
-    words = " ".join(re.sub(r"[^\w+\-*]+", " ", _SIGN.sub(r" \1 ", plain).replace("_", " ")).split())
+    plain = _SIGN.sub(r" \1 ", plain).replace("_", " ")
+    # a plus stands by itself ("Art+PV", "KM+"), except in "c+" and "+c", which say that there is contrast
+    plain = re.sub(r"(?<! c)\+", " + ", re.sub(r"\bc ?\+", " c+ ", plain))
+    plain = re.sub(r"\+ +c\b", "+c", plain)
+    words = " ".join(re.sub(r"[^\w+\-*]+", " ", plain).split())
     # a hyphen joins words, except in "c-", which says that there is no contrast
     joined = " ".join(re.sub(r"-(?=\w)", " ", words).split())
     return f" {joined} " if re.search(r"\w", joined) else ""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from maml_app.cases.matching import match, stem
+from maml_app.cases.matching import Match, match, stem
 from maml_app.cases.patients import patient_of
 from maml_app.cases.spec import TaskSpec
 from maml_app.cases.values import Meaning, named_meaning
 from maml_app.errors import LabelError
 from maml_app.stores.gather import Gathering, Labelling
 
+CONTRAST = "ce_gd"  # how task files call a suffix with contrast, whatever the agent: its name is free in BIDS
+PARTS = ("phase", "real", "imag")  # of a complex image; the magnitude is what programs expect
 SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?_")
 LESION = re.compile(r"lesion|tumou?r|gtv|core|oedema|edema|metasta", re.IGNORECASE)
 ANATOMY = ("prep", "freesurfer", "fastsurfer", "mriqc", "cat12", "spm", "ants", "synthseg", "hd-bet", "anat", "samseg")
@@ -37,9 +39,13 @@ def read_bids(files: Sequence[Path], gathering: Gathering) -> list[Path]:
             others.append(path)
             continue
         name = stem(path.name) or ""
-        found = match(name, gathering.spec)
+        found = _shown(name, gathering.spec)
         if not found:
             gathering.skip_unknown(path)
+            continue
+        part = _entities(name).get("part", "")
+        if found.role == "image" and part in PARTS:
+            gathering.skip(path, f"the {part} of an image, and not its magnitude", wrong=False)
             continue
         names = [part for part in entities.groups() if part]
         case = gathering.case(
@@ -61,9 +67,23 @@ def read_bids(files: Sequence[Path], gathering: Gathering) -> list[Path]:
     return others
 
 
+def _entities(name: str) -> dict[str, str]:
+    return dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+
+
+def _shown(name: str, spec: TaskSpec) -> Match | None:
+    """What a file is; the entity `ce` counts, whatever it says and wherever it stands."""
+    found, suffix = match(name, spec), name.rsplit("_", 1)[-1]
+    if found and found.role == "image" and "ce" in _entities(name):
+        plain = match(suffix, spec)
+        if plain and plain.modality == found.modality:  # no rule of the task looked at it
+            return match(f"{CONTRAST}_{suffix}", spec)
+    return found
+
+
 def _no_label(name: str, pipeline: str) -> str:
     """Why a file that ends as a label is none; '' if it is one."""
-    said = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+    said = _entities(name)
     of = " ".join(said.get(key, "") for key in ("desc", "label")).strip()
     if LESION.search(of):
         return ""

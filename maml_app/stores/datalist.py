@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from maml_app.stores.gather import Gathering, Labelling
 
 
 def read_datalist(path: Path, gathering: Gathering) -> None:
-    """Find the cases; `image` is one path, a list in the task's order, or a mapping modality -> path.
+    """Find the cases; `image` is one path, a mapping modality -> path, or a list: each file is what its name says, or,
+    where the names say nothing, what stands there in the task.
 
     Raises:
         StudiesError: the file holds no entries, or none that can be used.
@@ -66,11 +68,9 @@ def _named_images(entry: dict[str, Any], spec: TaskSpec) -> dict[str, str]:
     if isinstance(image, dict):
         pairs = [(modality_called(str(key), spec), str(key), file) for key, file in image.items()]
     elif isinstance(image, list) and len(image) == len(spec.modalities):
-        pairs = [(name, name, file) for name, file in zip(spec.modality_names, image, strict=True)]
+        pairs = [(name, name, file) for name, file in zip(_listed(image, spec), image, strict=True)]
     elif isinstance(image, str):
-        name = stem(Path(image).name)
-        found = match(name, spec) if name else None
-        pairs = [(found.modality if found and found.role == "image" else None, image, image)]
+        pairs = [(_shown(image, spec), image, image)]
     else:
         raise CaseError(
             f'expected "image" as a path, a mapping modality -> path, or a list of {len(spec.modalities)} '
@@ -79,10 +79,42 @@ def _named_images(entry: dict[str, Any], spec: TaskSpec) -> dict[str, str]:
     for modality, key, _ in pairs:
         if modality is None:
             raise CaseError(f"expected a modality of {list(spec.modality_names)}, got {key!r}")
-    named = {str(modality): str(file) for modality, _, file in pairs if file}
+    given = [(str(modality), str(file)) for modality, _, file in pairs if file]
+    named = dict(given)
     if not named:
         raise CaseError("expected one image at least, got none")
+    if len(named) < len(given):
+        raise CaseError(f"expected one file a modality, got {given}")
     return named
+
+
+def _listed(files: Sequence[Any], spec: TaskSpec) -> list[str]:
+    """The modality of each file of a list: MONAI's own lists are in no task's order.
+
+    Raises:
+        CaseError: the names of some files say another modality than their place does.
+    """
+    said = [_shown(file, spec) for file in files]
+    if len(set(said) - {None}) == len(files):
+        return [str(modality) for modality in said]
+    wrong = [
+        f"{Path(str(file)).name} in the place of {place}"
+        for file, modality, place in zip(files, said, spec.modality_names, strict=True)
+        if modality not in (None, place)
+    ]
+    if wrong:
+        raise CaseError(
+            f'expected "image" as a list in the order {list(spec.modality_names)}, got {", ".join(wrong)}; name them: '
+            '{"image": {"modality": "path", …}}'
+        )
+    return list(spec.modality_names)
+
+
+def _shown(file: object, spec: TaskSpec) -> str | None:
+    """The modality that the name of a file says, if it says one."""
+    name = stem(Path(str(file)).name) if file else None
+    found = match(name, spec) if name else None
+    return found.modality if found and found.role == "image" else None
 
 
 def _name(file: str, files: int, spec: TaskSpec) -> str:

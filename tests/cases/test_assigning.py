@@ -79,6 +79,12 @@ CONTRAST: list[tuple[str, dict[str, str], bool | None]] = [
     ("T1 non-contrast", {}, False),
     ("T1 pre contrast", {}, False),
     ("Leber nativ", {"ContrastBolusAgent": "Iomeron"}, False),
+    *(
+        (f"AX T1 {said}", {}, True)
+        for said in ("+C", "C+", "C +", "+ C", "FS+C", "+KM", "KM+", "+GADO", "POSTCONTRAST")
+    ),
+    *((f"AX T1 {said}", {}, True) for said in ("POSTGAD", "Gadovist", "Dotarem", "gadolinio", "CONTRASTE", "inj")),
+    *((f"AX T1 {said}", {}, False) for said in ("no gad", "w/o Gadovist", "sem contraste", "pre inj", "C-")),
     ("T1", {"ContrastBolusAgent": "NONE"}, None),
     ("T1", {"ProtocolName": "Brain with contrast"}, True),
     ("T1", {"ProtocolName": "Brain pre/post contrast"}, None),
@@ -146,6 +152,27 @@ TEXTS: list[tuple[str, str, list[Series], dict[str, str]]] = [
         BRAIN,
         [one("post-op Ax T1"), one("post-op Ax T1 GD")],
         {"t1": "post-op Ax T1", "t1ce": "post-op Ax T1 GD"},
+    ),
+    (
+        "contrast as scanners abbreviate it, without a plain one",
+        BRAIN,
+        [one("AX T1 +C"), one("Ax T2 FS+C")],
+        {"t1ce": "AX T1 +C", "t2": "Ax T2 FS+C"},
+    ),
+    (
+        "a T2 with an inversion time is FLAIR",
+        BRAIN,
+        [one("t2_ir_tse_tra", InversionTime="2200", EchoTime="100"), one("t2_tse_tra", EchoTime="100")],
+        {"flair": "t2_ir_tse_tra", "t2": "t2_tse_tra"},
+    ),
+    *(
+        (f"{text} is no T1, even as the only MR", SARCOMA, [one(text, EchoTime=echo)], {})
+        for text, echo in (("T2W_TSE", "100"), ("TIRM cor", "60"), ("ep2d_diff_b800", "70"), ("tra 5mm", "100"))
+    ),
+    ("the only MR that says nothing", SARCOMA, [one("tra 5mm", EchoTime="12")], {"mr_t1": "tra 5mm"}),
+    *(
+        (f"{text} is none of the phases", LIVER, [one(text, "CT", ContrastBolusAgent="Iomeron")], {})
+        for text in ("Art+PV", "arterial & portal", "Iodine map venous", "Virtual unenhanced", "Monitoring art")
     ),
     (
         "copies of one series",

@@ -90,6 +90,39 @@ def test_bids_sessions_are_cases_of_one_patient(tmp_path: Path) -> None:
     assert cases[2].label is not None
 
 
+def test_contrast_in_bids_is_an_entity_whatever_it_says(tmp_path: Path) -> None:
+    for subject, name in (("01", "ce-gd_run-1"), ("02", "ce-Gadovist"), ("03", "acq-mprage_ce-gadobutrol")):
+        touch(tmp_path, f"sub-{subject}/anat/sub-{subject}_{name}_T1w.nii.gz")
+    touch(tmp_path, "sub-03/anat/sub-03_T1w.nii.gz", "sub-03/anat/sub-03_ce-gadobutrol_FLAIR.nii.gz")
+    touch(tmp_path, "sub-04/anat/sub-04_part-phase_T2w.nii.gz", "sub-04/anat/sub-04_part-mag_T2w.nii.gz")
+    cases = {
+        case.id: {name: ref.path.name for name, ref in case.images.items()} for case in read_cases(tmp_path, BRATS)
+    }
+    assert cases == {
+        "sub-01": {"t1ce": "sub-01_ce-gd_run-1_T1w.nii.gz"},
+        "sub-02": {"t1ce": "sub-02_ce-Gadovist_T1w.nii.gz"},
+        "sub-03": {
+            "t1": "sub-03_T1w.nii.gz",
+            "t1ce": "sub-03_acq-mprage_ce-gadobutrol_T1w.nii.gz",
+            "flair": "sub-03_ce-gadobutrol_FLAIR.nii.gz",
+        },
+        "sub-04": {"t2": "sub-04_part-mag_T2w.nii.gz"},
+    }
+
+
+@pytest.mark.parametrize("order", [("flair", "t1ce", "t1", "t2"), ("t1", "t1ce", "t2", "flair")])
+def test_a_list_goes_by_its_names_and_not_by_its_order(tmp_path: Path, order: tuple[str, ...]) -> None:
+    content = [{"image": [f"a/a_{name}.nii.gz" for name in order]}]
+    (case,) = read_cases(write(tmp_path, "list.json", content), BRATS)
+    assert {name: ref.path.name for name, ref in case.images.items()} == {name: f"a_{name}.nii.gz" for name in order}
+
+
+def test_a_list_whose_names_say_nothing_goes_by_its_order(tmp_path: Path) -> None:
+    content = [{"id": "a", "image": [f"a/{number}.nii.gz" for number in range(4)]}]
+    (case,) = read_cases(write(tmp_path, "list.json", content), BRATS)
+    assert [case.images[name].path.name for name in BRATS.modality_names] == [f"{number}.nii.gz" for number in range(4)]
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -121,6 +154,12 @@ def write(tmp_path: Path, name: str, content: object) -> Path:
         ("list.json", {"training": []}, "expected a datalist"),
         ("list.json", [{"image": ["a.nii", "b.nii"]}], r'entry 0: expected "image" as a path'),
         ("list.json", [{"image": {"xray": "a.nii"}}], "expected a modality of .*, got 'xray'"),
+        (
+            "list.json",
+            [{"image": ["pet.nii", "b.nii", "c.nii"]}],
+            r"order \['ct', .*got pet.nii in the place of ct; name",
+        ),
+        ("list.json", [{"image": {"pet": "a.nii", "PT": "b.nii"}}], "expected one file a modality, got .*a.nii.*b.nii"),
         ("list.json", [{"id": "../x", "image": "ct.nii"}], r"case id '\.\./x'"),
         ("dataset.json", {"channel_names": {"0": "xray"}}, "channel 0: expected one of .*, got 'xray'"),
         ("dataset.json", {"channel_names": ["CT"]}, 'expected "channel_names" or "modality"'),
