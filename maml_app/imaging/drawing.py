@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import groups
-from maml_app.imaging.seg_info import label_of, segment_name, written
+from maml_app.imaging.seg_info import label_of, segment_name, segment_type, written
 from maml_app.imaging.seg_read import read_segments
 from maml_app.imaging.volume import Array, Grid
 
@@ -56,7 +57,7 @@ class Drawing(Protocol):
 
 
 class DrawnSegments:
-    """A SEG by any software, pixels included; two segments of one name are one region."""
+    """A SEG by any software, pixels included; two segments of one name and type are one region."""
 
     def __init__(self, seg: Dataset) -> None:
         with lenient():
@@ -70,10 +71,16 @@ class DrawnSegments:
             made = written(seg)
         self.seg = seg
         self.origin = Origin("SEG", str(seg.SOPInstanceUID), made, frame, series, frozenset(_sources(seg)))
-        self._segments: dict[str, list[Dataset]] = {}
-        for segment in seg.get("SegmentSequence") or []:
+        segments = list(seg.get("SegmentSequence") or [])
+        types: dict[str, set[str]] = {}
+        for segment in segments:
             int(segment.SegmentNumber)  # without one it cannot be found again
-            self._segments.setdefault(segment_name(segment), []).append(segment)
+            types.setdefault(segment_name(segment), set()).add(segment_type(segment))
+        self._segments: dict[str, list[Dataset]] = {}
+        for segment in segments:
+            name = segment_name(segment)
+            region = name if len(types[name]) == 1 else f"{name} ({segment_type(segment)})"
+            self._segments.setdefault(region, []).append(segment)
 
     @property
     def regions(self) -> Sequence[str]:
@@ -84,8 +91,34 @@ class DrawnSegments:
 
     def mask(self, region: str, grid: Grid) -> tuple[Array, tuple[str, ...]]:
         numbers = [int(segment.SegmentNumber) for segment in self._segments[region]]
-        masks = read_segments(self.seg, grid, numbers)
-        return np.logical_or.reduce(list(masks.values())), ()
+        inside = np.logical_or.reduce(list(read_segments(self.seg, grid, numbers).values()))
+        return inside, gaps(inside, f"{self.origin.name}: region {region!r}")
+
+
+def gaps(inside: Array, where: str) -> tuple[str, ...]:
+    """What is to be said of slices without a region (X, Y, Z) between slices with it.
+
+    Raises:
+        LabelError: they are so many that it was drawn on every other slice, or on a thicker series.
+    """
+    used = np.flatnonzero(inside.any(axis=(0, 1)))
+    pairs = list(pairwise(used.tolist()))
+    # two findings, one above the other, need not lie over each other
+    left = [
+        (first, second)
+        for first, second in pairs
+        if second - first > 1 and (inside[:, :, first] & inside[:, :, second]).any()
+    ]
+    if not left:
+        return ()
+    if len(left) > 1 and 2 * len(left) >= len(pairs):
+        slices = ", ".join(str(place + 1) for place in used[:8]) + ("…" if len(used) > 8 else "")
+        raise LabelError(
+            f"{where}: expected it on every slice, got it on slices {slices} of {inside.shape[2]}: fill in the slices "
+            "between, in the program that drew it"
+        )
+    lacking = ", ".join(str(place + 1) for first, second in left for place in range(first + 1, second))
+    return (f"{where}: nothing on slice {lacking}, though there is above and below",)
 
 
 def _sources(seg: Dataset) -> set[str]:

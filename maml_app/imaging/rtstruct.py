@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -12,7 +11,7 @@ from skimage.measure import grid_points_in_poly
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
-from maml_app.imaging.drawing import Origin
+from maml_app.imaging.drawing import Origin, gaps
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import TO_RAS
 from maml_app.imaging.seg_info import written
@@ -84,7 +83,7 @@ class StructureSet:
                 planes.setdefault(plane, []).append((contour.kind, polygon))
             for plane, polygons in planes.items():
                 inside[:, :, plane] |= _filled(grid.shape[:2], polygons)
-        return inside, _gaps(inside, where)
+        return inside, gaps(inside, where)
 
 
 def _origin(file: Dataset) -> Origin:
@@ -151,29 +150,3 @@ def _filled(shape: tuple[int, int], polygons: Sequence[tuple[str, Array]]) -> Ar
         depth = sum(not (mask & ~other).any() for other in distinct[:place])
         result = result & ~mask if depth % 2 else result | mask
     return np.asarray(result | combined)
-
-
-def _gaps(inside: Array, where: str) -> tuple[str, ...]:
-    """What is to be said of slices without a contour between slices with one.
-
-    Raises:
-        LabelError: they are so many that the region was drawn on every other slice, or on a thicker series.
-    """
-    used = np.flatnonzero(inside.any(axis=(0, 1)))
-    pairs = list(pairwise(used.tolist()))
-    # two findings, one above the other, need not lie over each other
-    gaps = [
-        (first, second)
-        for first, second in pairs
-        if second - first > 1 and (inside[:, :, first] & inside[:, :, second]).any()
-    ]
-    if not gaps:
-        return ()
-    if len(gaps) > 1 and 2 * len(gaps) >= len(pairs):
-        slices = ", ".join(str(place + 1) for place in used[:8]) + ("…" if len(used) > 8 else "")
-        raise LabelError(
-            f"{where}: expected contours on every slice, got them on slices {slices} of {inside.shape[2]}: fill in the "
-            "slices between, in the program that drew it"
-        )
-    lacking = ", ".join(str(place + 1) for first, second in gaps for place in range(first + 1, second))
-    return (f"{where}: no contour on slice {lacking}, though there are above and below",)

@@ -106,6 +106,12 @@ def segment_name(segment: Dataset) -> str:
     return str(segment.get("SegmentLabel", "") or "")
 
 
+def segment_type(segment: Dataset) -> str:
+    """What a segment's type is called, else its code; '' if it says none."""
+    kind = (segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0]
+    return str(kind.get("CodeMeaning", "") or kind.get("CodeValue", "") or "")
+
+
 def label_of(segment: Dataset, spec: TaskSpec) -> int | None:
     """The task's value for a segment by its name, else by its type code where that is of one label only."""
     value = spec.value_of(segment_name(segment))

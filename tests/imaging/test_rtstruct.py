@@ -81,7 +81,7 @@ REFUSED = [
     ({"a": [(BOX, 1.5)]}, "CLOSED_PLANAR", r"planes of the slices, got one at slice 1\.50 to 1\.50"),
     ({"a": [(BOX, 9)]}, "CLOSED_PLANAR", "inside the series, got one on slice 10 of"),
     ({"a": [(BOX, 1)]}, "OPEN_PLANAR", "closed planar contours, got OPEN_PLANAR"),
-    ({"a": [(BOX, 1), (BOX, 3), (BOX, 5)]}, "CLOSED_PLANAR", "every slice, got them on slices 2, 4, 6 of 8"),
+    ({"a": [(BOX, 1), (BOX, 3), (BOX, 5)]}, "CLOSED_PLANAR", "every slice, got it on slices 2, 4, 6 of 8"),
     ({"a": [(BOX, 0), (BOX, 3), (BOX, 6)]}, "CLOSED_PLANAR", "every slice, got them on slices 1, 4, 7 of 8"),
 ]
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_drawn_is_told_and_only_if_it_is_asked_for(
 
 def test_a_slice_without_a_contour_is_told_and_findings_apart_are_not() -> None:
     one_lacks = StructureSet(structure_set(GRID, {"a": [(BOX, place) for place in (0, 1, 2, 4, 5)]}))
-    assert "no contour on slice 4" in one_lacks.mask("a", GRID)[1][0]
+    assert "nothing on slice 4" in one_lacks.mask("a", GRID)[1][0]
     corner = [(9.6, 6.6), (12.6, 6.6), (12.6, 7.6), (9.6, 7.6)]
     apart = StructureSet(structure_set(GRID, {"a": [(BOX, 0), (corner, 3), (BOX, 6)]}))
     assert apart.mask("a", GRID)[1] == ()

@@ -15,6 +15,7 @@ from pydicom.pixel_data_handlers.util import pack_bits
 from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.errors import LabelError
 from maml_app.imaging.dicom import Stack, stack
+from maml_app.imaging.drawing import DrawnSegments, wanted
 from maml_app.imaging.seg import Provenance, read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import write_series
@@ -186,6 +187,35 @@ def test_frames_are_placed_by_their_geometry(spec: TaskSpec, series: list[Datase
     seg.Columns = cut.shape[2]
     seg.PixelData = pack_bits(np.ascontiguousarray(cut).ravel())
     np.testing.assert_array_equal(read_seg(stored(seg), order, spec, seg[FRAME].value), label)
+
+
+def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: list[Dataset]) -> None:
+    label = np.zeros((12, 10, 48), np.uint8)
+    label[2:5, 3:9, 11:31:2] = 2
+    seg, order = written(label, series, spec)
+    with pytest.raises(LabelError, match=r"region 'lesion'.*expected it on every slice, got it on slices .* of 48"):
+        DrawnSegments(seg).mask("lesion", order.grid)
+    label[2:5, 3:9, 10:31] = 2
+    label[:, :, 20] = 0
+    seg, order = written(label, series, spec)
+    mask, said = DrawnSegments(seg).mask("lesion", order.grid)
+    np.testing.assert_array_equal(mask, label == 2)
+    assert len(said) == 1 and "though there is above and below" in said[0]
+
+
+def test_segments_of_one_name_are_told_apart_by_their_types(spec: TaskSpec, series: list[Dataset]) -> None:
+    label = label_of("three slices of all", (12, 10, 48))
+    seg, order = written(label, series, spec)
+    for segment in seg.SegmentSequence:
+        segment.SegmentLabel = "AI result"
+    drawing = DrawnSegments(seg)
+    found = wanted(drawing, spec, {})
+    assert sorted(found.values()) == [1, 2]
+    for region, value in found.items():
+        np.testing.assert_array_equal(drawing.mask(region, order.grid)[0], label == value)
+    for segment in seg.SegmentSequence:
+        segment.SegmentedPropertyTypeCodeSequence = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence
+    assert DrawnSegments(seg).regions == ["AI result"]
 
 
 def test_fractional_and_labelmap_kinds_are_read(spec: TaskSpec, series: list[Dataset]) -> None:
