@@ -93,8 +93,8 @@ def labels_diff(
 def _judge(studies: str, task: str, case: str, label: str, verdict: str, by: str, comment: str) -> None:
     from maml_app.labelling.review import Judgement, Verdict, judge
 
-    _, source = open_task(studies, task)
-    decision = judge(source, case, label, Judgement(Verdict(verdict), by, comment))
+    spec, source = open_task(studies, task)
+    decision = judge(source, spec, case, label, Judgement(Verdict(verdict), by, comment))
     out.print(f"{case}: {label} is {decision.state.value}")
 
 

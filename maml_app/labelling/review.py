@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from maml_app.cases.case import FINAL, Case
-from maml_app.cases.history import Change, Decision, Recorded, State, now
+from maml_app.cases.history import Change, Decision, Entry, Recorded, State, now
 from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, LabelError
@@ -49,8 +49,8 @@ class Reading:
     changes: dict[str, Change]
 
 
-def judge(source: CaseSource, case_id: str, label: str, said: Judgement) -> Decision:
-    """Keep what someone says of a label.
+def judge(source: CaseSource, spec: TaskSpec, case_id: str, label: str, said: Judgement) -> Decision:
+    """Keep what someone says of a label. Of several readings the approved one is picked: the others are put aside.
 
     Raises:
         CaseError: there is no such label.
@@ -68,9 +68,17 @@ def judge(source: CaseSource, case_id: str, label: str, said: Judgement) -> Deci
             raise LabelError(f"case {case_id}: expected a comment that says why {label} is rejected, got none")
         if said.verdict == Verdict.APPROVE and said.by and said.by == found.entry.author:
             raise LabelError(f"case {case_id}: {label} is {said.by}'s own; someone else has to approve it")
-        state = STATES[said.verdict]
-        decision = Decision(case=case_id, label=label, state=state, by=said.by, at=now(), comment=said.comment)
-        source.decide(decision)
+        if said.verdict == Verdict.APPROVE and spec.review.readings > 1 and readings(recorded):
+            aside = f"{found.entry.author or 'another'}'s reading was picked, {label}"
+            for other in recorded:
+                if other.state == State.FINAL and other.entry.author != found.entry.author:
+                    _decide(source, other.entry, State.WITHDRAWN, said.by, aside)
+        return _decide(source, found.entry, STATES[said.verdict], said.by, said.comment)
+
+
+def _decide(source: CaseSource, entry: Entry, state: State, by: str, comment: str) -> Decision:
+    decision = Decision(case=entry.case, label=entry.label, state=state, by=by, at=now(), comment=comment)
+    source.decide(decision)
     return decision
 
 

@@ -158,12 +158,27 @@ def _conflict(why: str, mine: Entry, newest: LabelRef, entry: Entry | None, foun
     return ConflictError(said, details)
 
 
-def choose(source: CaseSource, case_id: str, label: str, keep: bool, by: str) -> Entry:
-    """Decide about a label that waits for it: it counts from now on, or it is put aside. Returns its entry.
+@dataclass(frozen=True)
+class Pick:
+    """What someone decides about a label that waits for it.
+
+    Attributes:
+        keep: whether it is to count.
+        replaces: the newest label as the person knows it, where that is another than the one that was in its way.
+    """
+
+    keep: bool
+    by: str = ""
+    replaces: str = ""
+
+
+def choose(source: CaseSource, spec: TaskSpec, case_id: str, label: str, pick: Pick) -> Entry:
+    """Decide about a label that waits for it: it counts from now on, or it is put aside. Returns its entry; if newer
+    ones were saved meanwhile, that of its copy, which is the newest now.
 
     Raises:
         LabelError: it waits for no decision.
-        ConflictError: meanwhile there is a newer one than the one it would replace.
+        ConflictError: meanwhile there is a newer one than the person knows.
     """
     with source.holding(case_id):
         recorded = source.history(case_id)
@@ -172,15 +187,21 @@ def choose(source: CaseSource, case_id: str, label: str, keep: bool, by: str) ->
             raise CaseError(f"case {case_id}: expected a label of its history, got {label!r}")
         if mine.state != State.CONTESTED:
             raise LabelError(f"case {case_id}: {label} waits for no choice, it is {mine.state.value}")
-        newest = source.case(case_id).label
-        if keep and newest and newest.id != mine.entry.contests:
+        case = source.case(case_id)
+        newest = next(reversed(rivals(case, recorded, mine.entry.author, spec)), None)
+        if pick.keep and newest and newest.id not in (mine.entry.contests, pick.replaces):
             entry = next((found.entry for found in recorded if found.entry.label == newest.id), None)
-            raise _conflict("unseen", mine.entry, newest, entry, {})
-        state = State.FINAL if keep else State.WITHDRAWN
-        source.decide(
-            Decision(case=case_id, label=label, state=state, by=by, at=now(), comment="chosen" if keep else "")
-        )
-    return mine.entry
+            drawn = read_stored_label(find_label(case, label), spec)
+            raise _conflict("unseen", mine.entry, newest, entry, _changes(drawn, newest, spec))
+        chosen, comment = mine.entry, "chosen" if pick.keep else ""
+        state = State.FINAL if pick.keep else State.WITHDRAWN
+        if pick.keep and newest and newest.version > mine.entry.version:
+            told = Told.model_validate(mine.entry.model_dump()).with_(contests="", restores=label, parent=newest.id)
+            drawn = read_stored_label(find_label(case, label), spec)
+            chosen = source.save_label(case, mine.entry.image, drawn, FINAL, told)
+            state, comment = State.WITHDRAWN, f"chosen, as {chosen.label}"
+        source.decide(Decision(case=case_id, label=label, state=state, by=pick.by, at=now(), comment=comment))
+    return chosen
 
 
 def restore(source: CaseSource, spec: TaskSpec, case_id: str, label: str, told: Told) -> Entry:

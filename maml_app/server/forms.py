@@ -213,9 +213,10 @@ class ReviewInfo(Form):
 
 
 class Choice(Form):
-    """Whether a label that waits for a decision is to count."""
+    """Whether a label that waits for a decision is to count; `replaces`: the newest one, as the person knows it."""
 
     keep: bool
+    replaces: Annotated[str, Field(max_length=200)] = ""
 
 
 class Notes(BaseModel):

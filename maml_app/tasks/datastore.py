@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +22,14 @@ from maml_app.labelling.saving import Sent, save
 from maml_app.tasks.answers import answering
 
 KEPT = "studies and labels are only ever added here; to correct a label save it again, earlier versions stay"
+
+
+Sees = Callable[[Case, Sequence[Recorded]], Case]
+
+
+def as_it_is(case: Case, recorded: Sequence[Recorded]) -> Case:
+    """Nothing is hidden."""
+    return case
 
 
 class CaseDatastore(Datastore):
@@ -170,8 +178,12 @@ class CaseDatastore(Datastore):
             "incomplete": sum(bool(case.missing(self.spec.modality_names)) for case in cases),
         }
 
-    def json(self, start: int = 0, count: int | None = None) -> dict[str, Any]:
-        """Cases with their labels, as 3D Slicer's reviewer reads them; a page of them, if `count` is given."""
+    def json(self, start: int = 0, count: int | None = None, sees: Sees = as_it_is) -> dict[str, Any]:
+        """Cases with their labels, as 3D Slicer's reviewer reads them; a page of them, if `count` is given.
+
+        Args:
+            sees: makes of a case and its history what the one who asks may see of it.
+        """
         with answering():
             cases, histories = self.source.cases(), self.source.histories()
         stop = len(cases) if count is None else start + count
@@ -180,7 +192,7 @@ class CaseDatastore(Datastore):
                 "image": {"ext": ".nii.gz", "info": self._info(case, self._reference(case))},
                 "labels": _labels(case, histories.get(case.id, [])),
             }
-            for case in cases[start:stop]
+            for case in (sees(case, histories.get(case.id, [])) for case in cases[start:stop])
         }
         return {"name": self.name(), "description": self.description(), "total": len(cases), "objects": objects}
 

@@ -82,7 +82,7 @@ REFUSED = [
     ({"a": [(BOX, 9)]}, "CLOSED_PLANAR", "inside the series, got one on slice 10 of"),
     ({"a": [(BOX, 1)]}, "OPEN_PLANAR", "closed planar contours, got OPEN_PLANAR"),
     ({"a": [(BOX, 1), (BOX, 3), (BOX, 5)]}, "CLOSED_PLANAR", "every slice, got it on slices 2, 4, 6 of 8"),
-    ({"a": [(BOX, 0), (BOX, 3), (BOX, 6)]}, "CLOSED_PLANAR", "every slice, got them on slices 1, 4, 7 of 8"),
+    ({"a": [(BOX, 0), (BOX, 3), (BOX, 6)]}, "CLOSED_PLANAR", "every slice, got it on slices 1, 4, 7 of 8"),
 ]
 
 

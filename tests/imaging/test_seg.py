@@ -200,7 +200,8 @@ def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: 
     seg, order = written(label, series, spec)
     mask, said = DrawnSegments(seg).mask("lesion", order.grid)
     np.testing.assert_array_equal(mask, label == 2)
-    assert len(said) == 1 and "though there is above and below" in said[0]
+    assert len(said) == 1
+    assert "though there is above and below" in said[0]
 
 
 def test_segments_of_one_name_are_told_apart_by_their_types(spec: TaskSpec, series: list[Dataset]) -> None:

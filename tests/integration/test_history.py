@@ -130,6 +130,10 @@ def test_two_people_read_a_case_blindly_and_a_reviewer_picks(reading: Shared) ->
     assert reading.history(given, "ben") == []
     assert reading.ask("GET", f"/datastore/label?label={given}&tag=final", "ben").status_code == 404
     assert reading.ask("GET", f"/datastore/label?label={given}@final-0001&tag=final", "ben").status_code == 404
+    seen = reading.ask("GET", "/datastore/?output=all", "ben").json()["objects"][given]
+    assert seen["labels"] == {}
+    for wish, body in (("restore", {}), ("choose", {"keep": True})):
+        assert reading.say("ben", given, "final-0001", wish, **body).status_code == 404
     assert reading.save("ben", given, 14).status_code == 200
     assert [row["label"] for row in reading.history(given, "ben")] == ["final-0002"]
     assert reading.ask("GET", f"/maml/cases/{given}/agreement", "ben").status_code == 403
@@ -138,7 +142,7 @@ def test_two_people_read_a_case_blindly_and_a_reviewer_picks(reading: Shared) ->
     assert agreement["changes"]["lesion"]["voxels"] == 4
     assert reading.ask("POST", "/activelearning/first", "carl", json={}).json()["id"] != given
     assert reading.say("rita", given, "final-0001", "judge", verdict="approve").status_code == 200
-    assert [row["state"] for row in reading.history(given, "ben")] == ["reviewed", "final"]
+    assert [row["state"] for row in reading.history(given, "ben")] == ["reviewed", "withdrawn"]
     # one reading alone does not train
     other = reading.ask("POST", "/activelearning/first", "anna", json={}).json()["id"]
     assert reading.save("anna", other, 10).status_code == 200

@@ -42,17 +42,17 @@ def newest(store: FolderStore) -> str:
 def test_a_rejected_or_withdrawn_label_does_not_count_and_stays(store: FolderStore, spec: TaskSpec) -> None:
     first, second = drawn(store, spec, 2, "anna"), drawn(store, spec, 3, "anna")
     with pytest.raises(LabelError, match="expected a comment that says why final-0002 is rejected"):
-        judge(store, CASE, second, Judgement(Verdict.REJECT, "rita"))
-    judge(store, CASE, second, Judgement(Verdict.REJECT, "rita", "the vessel is not tumour"))
+        judge(store, spec, CASE, second, Judgement(Verdict.REJECT, "rita"))
+    judge(store, spec, CASE, second, Judgement(Verdict.REJECT, "rita", "the vessel is not tumour"))
     assert newest(store) == first
-    judge(store, CASE, first, Judgement(Verdict.WITHDRAW, "anna"))
+    judge(store, spec, CASE, first, Judgement(Verdict.WITHDRAW, "anna"))
     assert newest(store) == ""
     assert [found.state for found in store.history(CASE)] == [State.WITHDRAWN, State.REJECTED]
     assert store.history(CASE)[1].decisions[0].comment == "the vessel is not tumour"
     with pytest.raises(LabelError, match="final-0001 is withdrawn and cannot be judged"):
-        judge(store, CASE, first, Judgement(Verdict.APPROVE, "rita"))
+        judge(store, spec, CASE, first, Judgement(Verdict.APPROVE, "rita"))
     with pytest.raises(CaseError, match="got 'final-0007'"):
-        judge(store, CASE, "final-0007", Judgement(Verdict.APPROVE, "rita"))
+        judge(store, spec, CASE, "final-0007", Judgement(Verdict.APPROVE, "rita"))
     assert len(list((store.label_root / CASE).glob("*.nii.gz"))) == 2
 
 
@@ -62,8 +62,8 @@ def test_someone_else_approves_and_then_it_trains(store: FolderStore, spec: Task
     assert learnable(store.case(CASE), spec).label is not None
     assert learnable(store.case(CASE), asks).label is None
     with pytest.raises(LabelError, match="final-0001 is anna's own; someone else has to approve it"):
-        judge(store, CASE, label, Judgement(Verdict.APPROVE, "anna"))
-    judge(store, CASE, label, Judgement(Verdict.APPROVE, "rita"))
+        judge(store, spec, CASE, label, Judgement(Verdict.APPROVE, "anna"))
+    judge(store, spec, CASE, label, Judgement(Verdict.APPROVE, "rita"))
     assert learnable(store.case(CASE), asks).label is not None
     drawn(store, spec, 3, "anna")  # a newer one waits for its review: the reviewed one trains meanwhile
     trains = learnable(store.case(CASE), asks).label
@@ -91,7 +91,10 @@ def test_two_people_read_a_case_without_seeing_each_other(store: FolderStore, sp
     assert (found.one, found.two, found.authors) == (second, third, ("ben", "anna"))
     assert found.changes["lesion"].voxels == 4
     assert learnable(store.case(CASE), spec).label is None
-    judge(store, CASE, second, Judgement(Verdict.APPROVE, "rita"))  # the reviewer picks
+    judge(store, spec, CASE, second, Judgement(Verdict.APPROVE, "rita"))  # the reviewer picks
+    assert [found.state.value for found in store.history(CASE)] == ["withdrawn", "reviewed", "withdrawn"]
+    assert store.history(CASE)[2].decisions[-1].comment == "ben's reading was picked, final-0002"
+    assert newest(store) == second
     assert readings(store.history(CASE)) == []
     assert seen_by(store.case(CASE), store.history(CASE), "anna", spec) == store.case(CASE)
     trains = learnable(store.case(CASE), spec).label

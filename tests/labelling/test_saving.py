@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from maml_app.cases.history import State, Told
+from maml_app.cases.recipe import Review
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, ConflictError, LabelError
 from maml_app.imaging.files import read_grid, read_label
+from maml_app.imaging.labels import read_stored_label
 from maml_app.imaging.volume import Volume
 from maml_app.labelling.proposals import KEPT, Proposals
-from maml_app.labelling.saving import Sent, choose, restore, save
+from maml_app.labelling.saving import Pick, Sent, choose, restore, save
 from maml_app.stores.folder import FolderStore
 
 CASE = "phantom_004"  # has no label
@@ -91,12 +93,12 @@ def test_a_label_that_its_author_had_not_seen_is_not_replaced(store: FolderStore
     newest = store.case(CASE).label
     assert newest is not None
     assert newest.id == "final-0002"
-    assert choose(store, CASE, "final-0003", True, "anna").author == "anna"
+    assert choose(store, spec, CASE, "final-0003", Pick(True, "anna")).author == "anna"
     newest = store.case(CASE).label
     assert newest is not None
     assert newest.id == "final-0003"
     with pytest.raises(LabelError, match="waits for no choice, it is final"):
-        choose(store, CASE, "final-0003", True, "anna")
+        choose(store, spec, CASE, "final-0003", Pick(True, "anna"))
 
 
 def test_a_choice_comes_too_late_when_a_third_one_was_saved(store: FolderStore, spec: TaskSpec) -> None:
@@ -105,10 +107,48 @@ def test_a_choice_comes_too_late_when_a_third_one_was_saved(store: FolderStore, 
     with pytest.raises(ConflictError):
         save(store, spec, sent(store, 5, author="anna", parent="final-0001"))
     save(store, spec, sent(store, 6, author="carl", parent="final-0002"))
+    with pytest.raises(ConflictError, match=r"carl saved final-0004 .*lesion: Dice 0.91") as late:
+        choose(store, spec, CASE, "final-0003", Pick(True, "anna"))
     with pytest.raises(ConflictError, match="carl saved final-0004"):
-        choose(store, CASE, "final-0003", True, "anna")
-    choose(store, CASE, "final-0003", False, "anna")
+        choose(store, spec, CASE, "final-0003", Pick(True, "anna", replaces="final-0002"))
+    entry = choose(store, spec, CASE, "final-0003", Pick(True, "anna", replaces="final-0004"))
+    assert late.value.details["theirs"] == "final-0004"
+    assert (entry.label, entry.author, entry.restores, entry.parent) == (
+        "final-0005",
+        "anna",
+        "final-0003",
+        "final-0004",
+    )
     assert [found.state for found in store.history(CASE)][2] == State.WITHDRAWN
+    newest = store.case(CASE).label
+    assert newest is not None
+    assert newest.id == "final-0005"
+    np.testing.assert_array_equal(read_stored_label(newest, spec).voxels, label_of(store, 5).voxels)
+
+
+def test_of_two_that_wait_for_a_choice_the_second_can_be_chosen_too(store: FolderStore, spec: TaskSpec) -> None:
+    save(store, spec, sent(store, 3, author="anna"))
+    save(store, spec, sent(store, 4, author="ben", parent="final-0001"))
+    for size, author in ((5, "anna"), (6, "carl")):
+        with pytest.raises(ConflictError):
+            save(store, spec, sent(store, size, author=author, parent="final-0001"))
+    choose(store, spec, CASE, "final-0003", Pick(True, "anna"))
+    with pytest.raises(ConflictError, match="anna saved final-0003"):
+        choose(store, spec, CASE, "final-0004", Pick(True, "carl"))
+    assert choose(store, spec, CASE, "final-0004", Pick(True, "carl", replaces="final-0003")).label == "final-0004"
+    newest = store.case(CASE).label
+    assert newest is not None
+    assert newest.id == "final-0004"
+
+
+def test_with_two_readings_a_choice_is_between_one_s_own(store: FolderStore, spec: TaskSpec) -> None:
+    two = spec.model_copy(update={"review": Review(readings=2)})
+    save(store, two, sent(store, 3, author="anna"))
+    save(store, two, sent(store, 4, author="anna", parent="final-0001"))
+    save(store, two, sent(store, 5, author="ben"))
+    with pytest.raises(ConflictError, match="anna saved final-0002"):
+        save(store, two, sent(store, 6, author="anna", parent="final-0001"))
+    assert choose(store, two, CASE, "final-0004", Pick(True, "anna")).label == "final-0004"
 
 
 def test_an_empty_label_over_a_drawn_one_has_to_be_meant(store: FolderStore, spec: TaskSpec) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
 
 from maml_app.accounts import Role
 from maml_app.cases.case import Case
-from maml_app.cases.history import FINAL, Told
+from maml_app.cases.history import FINAL, Recorded, Told
 from maml_app.imaging.labels import read_stored_label
 from maml_app.labelling import review
 from maml_app.labelling.comparing import changes
 from maml_app.labelling.review import Verdict
-from maml_app.labelling.saving import choose, find_label, restore
+from maml_app.labelling.saving import Pick, choose, find_label, restore
 from maml_app.server.forms import Choice, Judgement, Name
 from maml_app.server.house import Here, House
 from maml_app.server.identity import Drawing, Leading, Looking, User
@@ -38,8 +39,13 @@ def history(house: Here, user: Looking, case: Name) -> list[dict[str, Any]]:
 
 def seen_case(house: House, case: Case, user: User) -> Case:
     """The case with the labels that a user may see."""
+    return sees(house, user)(case, house.source.history(case.id))
+
+
+def sees(house: House, user: User) -> Callable[[Case, Sequence[Recorded]], Case]:
+    """What makes of a case and its history what a user may see of it."""
     reviewer = user.role.covers(Role.REVIEWER) and bool(user.name)
-    return review.seen_by(case, house.source.history(case.id), user.name, house.spec, reviewer)
+    return lambda case, recorded: review.seen_by(case, recorded, user.name, house.spec, reviewer)
 
 
 @router.post("/maml/cases/{case}/labels/{label}/judge")
@@ -51,20 +57,23 @@ def judge(house: Here, user: Drawing, case: Name, label: Name, said: Judgement) 
         if said.verdict != Verdict.WITHDRAW or not own:
             raise HTTPException(403, f"{user.name} is {user.role.value}: this needs the role reviewer.")
     judgement = review.Judgement(said.verdict, user.name or said.client_id or "", said.comment)
-    decision = review.judge(house.source, case, label, judgement)
+    decision = review.judge(house.source, house.spec, case, label, judgement)
     return decision.model_dump(mode="json")
 
 
 @router.post("/maml/cases/{case}/labels/{label}/choose")
 def choose_label(house: Here, user: Drawing, case: Name, label: Name, choice: Choice) -> dict[str, Any]:
     """Decide about a label that waits for it: whether it counts from now on."""
-    entry = choose(house.source, case, label, choice.keep, user.name or choice.client_id or "")
+    find_label(seen_case(house, house.source.case(case), user), label)
+    pick = Pick(choice.keep, user.name or choice.client_id or "", choice.replaces)
+    entry = choose(house.source, house.spec, case, label, pick)
     return {"label": f"{entry.case}@{entry.label}", "kept": choice.keep}
 
 
 @router.post("/maml/cases/{case}/labels/{label}/restore")
 def restore_label(house: Here, user: Drawing, case: Name, label: Name) -> dict[str, Any]:
     """Save an earlier version anew, as the newest."""
+    find_label(seen_case(house, house.source.case(case), user), label)
     entry = restore(house.source, house.spec, case, label, Told(author=user.name, client="restore"))
     return {"label": f"{entry.case}@{entry.label}"}
 

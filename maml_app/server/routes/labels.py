@@ -21,7 +21,7 @@ from maml_app.labelling.saving import Sent, find_label, save
 from maml_app.server.forms import ImageId, LabelId, LabelParams, Notes, ReviewInfo, Tag, parsed, segments
 from maml_app.server.house import Here, House
 from maml_app.server.identity import Drawing, Leading, Looking, User
-from maml_app.server.routes.history import seen_case
+from maml_app.server.routes.history import seen_case, sees
 from maml_app.server.scratch import Scratch, extension_of, keep
 from maml_app.server.uploads import check_on_grid
 
@@ -45,8 +45,9 @@ def datastore(
     count: Annotated[int | None, Query(ge=1)] = None,
 ) -> dict[str, Any]:
     """How many cases there are and how many are labelled; or each with its labels, a page of them with `count`."""
-    found: dict[str, Any] = house.store.json(start, count) if output == Output.ALL else house.store.status()
-    return found
+    if output == Output.ALL:
+        return house.store.json(start, count, sees(house, user))
+    return house.store.status()
 
 
 def _file(path: str) -> FileResponse:
@@ -123,7 +124,7 @@ def judge_label(
     verdict = meta.verdict()
     if verdict:
         case, name = _named(house, user, label, tag)
-        judge(house.source, case.id, name, Judgement(verdict, user.name or meta.approvedBy, meta.comment))
+        judge(house.source, house.spec, case.id, name, Judgement(verdict, user.name or meta.approvedBy, meta.comment))
     return {"label": label, "status": meta.status}
 
 
