@@ -22,7 +22,7 @@ class Overview:
         reviewed: cases whose label was approved, or came with the images.
         to_review: labels that wait for a reviewer, where the task asks for it, those of cases on which the model
             expects the worst of itself first; `disagreed`: cases that two have read.
-        contested: labels that wait for a choice.
+        contested: labels that wait for a choice; `newest`: case id -> the label that counts now.
         people: how many labels each author saved.
         recent: the newest labels of people, newest first.
         minutes, changed_ml: medians over labels that started from a proposal; None without any.
@@ -34,6 +34,7 @@ class Overview:
     to_review: list[Recorded]
     disagreed: list[str]
     contested: list[Recorded]
+    newest: dict[str, str]
     people: dict[str, int]
     recent: list[Recorded]
     minutes: float | None
@@ -59,13 +60,13 @@ def overview(
     labelled = [case for case in cases if case.label is not None]
     settled = [case for case in labelled if case.label and not case.label.version]
     reviewed = [case for case in labelled if case.label and case.label.state == State.REVIEWED] + settled
-    newest = {(case.id, case.label.id) for case in labelled if case.label}
+    newest = {case.id: case.label.id for case in labelled if case.label}
     waiting = [
         found
         for found in people
         if spec.review.required
         and found.state == State.FINAL
-        and (spec.review.readings > 1 or (found.entry.case, found.entry.label) in newest)
+        and (spec.review.readings > 1 or newest.get(found.entry.case) == found.entry.label)
     ]
     proposed = [found.entry for found in people if found.entry.changes]
     seconds = [entry.seconds for entry in proposed if entry.seconds is not None]
@@ -77,6 +78,7 @@ def overview(
         sorted(waiting, key=lambda found: dice.get(found.entry.case, 1.0)),
         [case for case, found in histories.items() if spec.review.readings > 1 and len(readings(found)) > 1],
         [found for found in people if found.state == State.CONTESTED],
+        newest,
         dict(Counter(found.entry.author or "someone" for found in people).most_common()),
         sorted(people, key=lambda found: found.entry.saved, reverse=True)[:recent],
         round(statistics.median(seconds) / 60, 1) if seconds else None,
