@@ -184,7 +184,7 @@ def labels_export(
 ) -> None:
     """Write all final labels with their images as a data set, and a table of where each label comes from.
 
-    Exit code 1 if a label could not be taken; the table says why.
+    Exit code 1 if a label or an image could not be taken; the table says why.
     """
     spec, source = open_task(studies, task)
     if to in ("seg", "rtstruct"):
@@ -199,10 +199,12 @@ def labels_export(
     for row in left_out:
         out.print(f"{row.case} is left out: {row.left_out}", soft_wrap=True, markup=False)
     for row in rows:
+        if row.without and not row.left_out:
+            out.print(f"{row.case} is written without {row.without}", soft_wrap=True, markup=False)
         if row.resampled and not row.left_out:
             out.print(f"{row.case}: {row.resampled} resampled onto the label's grid", soft_wrap=True, markup=False)
     out.print(f"{len(rows) - len(left_out)} cases written to {out_dir}", soft_wrap=True)
-    raise typer.Exit(1 if left_out else 0)
+    raise typer.Exit(1 if any(row.left_out or row.without for row in rows) else 0)
 
 
 def _export_objects(studies: str, task: str, to: str, out_dir: Path, reviewed: bool) -> int:

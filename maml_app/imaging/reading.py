@@ -86,6 +86,11 @@ def grids_in_place(case: Case, spec: TaskSpec) -> dict[str, Grid]:
     return {name: grid for name, grid in grids.items() if name not in apart}
 
 
+def images_elsewhere(case: Case, spec: TaskSpec) -> dict[str, str]:
+    """Images that lie elsewhere than the others, by modality, and why they are not used."""
+    return _apart(_grids(case, spec)[0])
+
+
 def no_image(case: Case, left_out: dict[str, str]) -> str:
     """The message for a case of which no image can be used."""
     reasons = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())

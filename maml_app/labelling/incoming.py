@@ -12,6 +12,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError, MamlError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.labels import off_grid, to_task_values
+from maml_app.imaging.reading import images_elsewhere
 from maml_app.imaging.volume import Volume
 
 
@@ -33,19 +34,25 @@ def checked_label(
         asked: the image that is preferred where several share a grid.
 
     Raises:
-        LabelError: values or segment names that are not the task's, or a grid that is none of the case's.
+        LabelError: values or segment names that are not the task's, or a grid that is none of the case's images that
+            can be used.
     """
     label = _renumbered(label, spec, segments)
     label = to_task_values(label, spec, case.id)
+    elsewhere = images_elsewhere(case, spec)
     grids, broken = {}, []
     for name in sorted(case.grids, key=lambda name: name != asked):
         try:
-            grids[name] = read_grid(case.grids[name])
+            grid = read_grid(case.grids[name])
         except MamlError as error:
             broken.append(f"\n  {name} cannot be used: {error}")
             continue
-        if grids[name].same_as(label.grid):
+        if grid.same_as(label.grid) and name not in elsewhere:
             return label, name
+        if name in elsewhere:
+            broken.append(f"\n  {name} cannot be used: {elsewhere[name]}")
+        else:
+            grids[name] = grid
     raise LabelError(f"case {case.id}: {off_grid(label.grid, grids)}{''.join(broken)}")
 
 

@@ -121,6 +121,27 @@ def test_an_image_on_the_labels_grid_shows_the_same_place(tmp_path: Path) -> Non
     assert moved.voxels.shape == SHAPE
 
 
+def far_away(studies: Path, case: str, modality: str) -> None:
+    """Move an image to where the case's others are not."""
+    affine = oblique()
+    affine[:3, 3] += 400
+    save(studies / case / f"{modality}.nii.gz", tissue(700), affine)
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_an_image_that_check_refuses_is_not_exported(studies: Path, tmp_path: Path, layout: str) -> None:
+    far_away(studies, "B", "flair")
+    rows = export(FolderStore(studies, BRATS), BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    told = {row.case: row for row in rows}["B"]
+    if LAYOUTS[layout].whole:
+        assert "flair (it does not overlap t1ce in space" in told.left_out
+        assert not list((tmp_path / "out").rglob("*B*.nii.gz"))
+    else:
+        assert told.without.startswith("flair: it does not overlap t1ce in space")
+        assert not list((tmp_path / "out").rglob("*B*flair.nii.gz"))
+        assert list((tmp_path / "out").rglob("*B*t1ce.nii.gz"))
+
+
 def test_only_what_was_approved_without_names(studies: Path, tmp_path: Path) -> None:
     source = FolderStore(studies, BRATS)
     source.decide(Decision(case="B", label="final-0001", state=State.REVIEWED, by="rita", at=now()))

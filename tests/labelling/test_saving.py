@@ -17,6 +17,8 @@ from maml_app.imaging.volume import Volume
 from maml_app.labelling.proposals import KEPT, Proposals
 from maml_app.labelling.saving import Pick, Sent, choose, restore, save
 from maml_app.stores.folder import FolderStore
+from tests.builders import brain, lesion, oblique, shipped, tissue
+from tests.builders import save as write_file
 
 CASE = "phantom_004"  # has no label
 
@@ -182,3 +184,15 @@ def test_an_earlier_version_can_be_restored(store: FolderStore, spec: TaskSpec) 
     assert np.array_equal(read_label(newest.path).voxels, label_of(store, 3).voxels)
     with pytest.raises(CaseError, match=r"expected a label of \['final-0001'.*got 'final-0009'"):
         restore(store, spec, CASE, "final-0009", Told())
+
+
+def test_a_label_on_an_image_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    spec, affine = shipped("brats_mr"), oblique()
+    affine[:3, 3] += 400
+    brain(tmp_path / "A")
+    write_file(tmp_path / "A" / "flair.nii.gz", tissue(700), affine)
+    store = FolderStore(tmp_path, spec)
+    with pytest.raises(LabelError, match="flair cannot be used: it does not overlap t1ce in space"):
+        save(store, spec, Sent("A@flair", Volume(lesion(), affine)))
+    assert store.history("A") == []
+    assert save(store, spec, Sent("A@flair", Volume(lesion(), oblique()))).image == "t1"

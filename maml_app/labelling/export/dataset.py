@@ -20,6 +20,7 @@ from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.disk import workspace, write_text
 from maml_app.errors import LabelError, MamlError, StudiesError
+from maml_app.imaging.check import inspect
 from maml_app.imaging.files import read_grid, read_image, write_image
 from maml_app.imaging.geometry import resample
 from maml_app.imaging.labels import read_case_label
@@ -103,13 +104,16 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a case's label and where it comes from; `left_out` says why it is not in the data set."""
+    """A line of the table: a case's label and where it comes from; `left_out` says why it is not in the data set,
+    `without` which of its images are not, and why.
+    """
 
     case: str
     name: str
     label: str
     state: str
     left_out: str = ""
+    without: str = ""
     resampled: str = ""
     author: str = ""
     client: str = ""
@@ -145,8 +149,11 @@ def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wi
                 found = known.get(case.label.id) if case.label else None
                 row = _row(case, name, found, wish)
                 try:
-                    _check(case, found, spec, layout, wish)
-                    item = Item(case, name, read_case_label(case, spec), spec, wish.link)
+                    problems = _check(case, found, spec, layout, wish)
+                    row = replace(row, without="; ".join(f"{image}: {why}" for image, why in problems.items()))
+                    images = {image: ref for image, ref in case.images.items() if image not in problems}
+                    label = read_case_label(case, spec)
+                    item = Item(replace(case, images=images), name, label, spec, wish.link)
                     resampled = layout.write(item, folder)
                 except MamlError as error:
                     rows.append(replace(row, left_out=str(error)))
@@ -164,12 +171,16 @@ def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wi
     return rows
 
 
-def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> None:
+def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> dict[str, str]:
+    """Images of the case that cannot be used, and why. Raises LabelError for a case that cannot be in the data set."""
     if wish.reviewed and found is not None and found.state != State.REVIEWED:
         raise LabelError(f"{found.entry.label} is not reviewed")
-    missing = case.missing(spec.modality_names)
+    problems = dict(inspect(case, spec).left_out)
+    missing = [name for name in spec.modality_names if name not in case.images or name in problems]
     if layout.whole and missing:
-        raise LabelError(f"{', '.join(missing)} missing, and this layout needs every modality of every case")
+        said = [f"{name} ({problems[name]})" if name in problems else name for name in missing]
+        raise LabelError(f"{', '.join(said)} missing, and this layout needs every modality of every case")
+    return problems
 
 
 def _row(case: Case, name: str, found: Recorded | None, wish: Wish) -> Row:
