@@ -95,6 +95,7 @@ class Entry(Told):
         label: its id, as FINAL-0003; `version` and `tag` are in it.
         image: the modality, or the SeriesInstanceUID, on whose grid it lies.
         content: hash of voxels and affine; `volume_ml` by label name.
+        values: label name -> its value in the map, as the task had it then; empty where names are in the object itself.
     """
 
     case: str
@@ -105,6 +106,7 @@ class Entry(Told):
     content: str = ""
     saved: datetime = datetime.fromtimestamp(0, UTC)
     volume_ml: Mapping[str, float] = Field(default_factory=dict)
+    values: Mapping[str, int] = Field(default_factory=dict)
 
     @property
     def first_state(self) -> State:

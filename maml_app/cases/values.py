@@ -60,6 +60,11 @@ def values_of(spec: TaskSpec, convention: str) -> dict[int, int]:
     return known.values if known else {value: value for value in spec.label_values}
 
 
+def values_by_name(spec: TaskSpec) -> dict[str, int]:
+    """The task's own values, by label name."""
+    return {name: value for value, name in spec.label_values.items()}
+
+
 def returnable(spec: TaskSpec) -> tuple[str, ...]:
     """The writable conventions that agree with the task's own values wherever both know one: what a client sends back
     in them cannot be taken for something else.

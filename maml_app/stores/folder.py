@@ -21,6 +21,7 @@ from maml_app.cases.history import Decision, Entry, Recorded, Told, now
 from maml_app.cases.series import Choice
 from maml_app.cases.source import LabelMap, Unused
 from maml_app.cases.spec import TaskSpec
+from maml_app.cases.values import values_by_name
 from maml_app.disk import private_folder, write_text
 from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.labels import volumes_ml
@@ -47,7 +48,7 @@ class FolderStore:
         self.label_root = (studies if studies.is_dir() else studies.parent) / LABEL_STORE
         self._state = state
         self._listings = Listings(studies, spec)
-        self._labels = LabelFolder(self.label_root, Ledger(state / LEDGER if state else None))
+        self._labels = LabelFolder(self.label_root, Ledger(state / LEDGER if state else None), spec)
 
     @property
     def state(self) -> Path:
@@ -107,6 +108,7 @@ class FolderStore:
             content=volume.content,
             saved=now(),
             volume_ml=volumes_ml(volume, self.spec),
+            values=values_by_name(self.spec),
         )
         return self._labels.add(entry, volume)
 

@@ -6,15 +6,18 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from maml_app.cases.case import LabelRef, check_id
 from maml_app.cases.history import Decision, Entry, Recorded, State
+from maml_app.cases.spec import TaskSpec
+from maml_app.cases.values import Meaning, named_meaning, values_by_name
 from maml_app.errors import CaseError, StudiesError
 from maml_app.imaging.files import add_label, read_record
 from maml_app.imaging.volume import Volume
@@ -29,9 +32,10 @@ LOCK = ".lock"
 class LabelFolder:
     """The labels below a folder. What other programs put there or take away is seen at the next look."""
 
-    def __init__(self, root: Path, ledger: Ledger) -> None:
+    def __init__(self, root: Path, ledger: Ledger, spec: TaskSpec) -> None:
         self.root = root
         self.ledger = ledger
+        self.spec = spec
         self._decisions = Decisions(root)
 
     def refs(self, case: str) -> tuple[LabelRef, ...]:
@@ -49,11 +53,18 @@ class LabelFolder:
                 self.root / case / f"{label.entry.label}.nii.gz",
                 label.entry.version,
                 label.entry.tag,
+                meaning=self._meaning(label.entry),
                 state=label.state,
             )
             for label in found
             if label.state != State.GONE
         )
+
+    def _meaning(self, entry: Entry) -> Callable[[], Meaning] | None:
+        """What the values mean, by their names then, where the task numbers its labels otherwise now."""
+        if not entry.values or dict(entry.values) == values_by_name(self.spec):
+            return None
+        return partial(named_meaning, entry.values, self.spec, f"the record of {entry.label}")
 
     def history(self, case: str) -> list[Recorded]:
         self._look(case)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from maml_app.cases.case import FileRef
-from maml_app.cases.spec import TaskSpec
+from maml_app.cases.spec import TaskSpec, parse_task
 from maml_app.errors import CaseError, ImageError, LabelError, StudiesError
 from maml_app.imaging.files import read_image, read_label, write_label
+from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.volume import Array
 from maml_app.labelling.incoming import Segment
 from maml_app.stores.folder import FolderStore
@@ -229,3 +230,21 @@ def test_the_store_of_a_datalist_lies_beside_it(studies: Path, spec: TaskSpec, t
     assert case_id == "phantom_004"
     saved = keep(store, case_id, drawn(store, tmp_path, case_id))
     assert saved.path.parent == tmp_path / "maml_labels" / case_id
+
+
+def test_a_label_keeps_its_meaning_when_the_task_numbers_its_labels_anew(tmp_path: Path) -> None:
+    spec = shipped("brats_mr")
+    brain(tmp_path / "studies" / "A")
+    store = FolderStore(tmp_path / "studies", spec)
+    keep(store, "A", save(tmp_path / "a.nii.gz", lesion((1, 2, 3))))
+    content = spec.model_dump(mode="json") | {"conventions": {}}
+    cyst = content["labels"][0] | {"name": "cyst", "aliases": [], "value": 0}
+    content["labels"] = [label | {"value": label["value"] + 1} for label in (cyst, *content["labels"])]
+    anew = parse_task(json.dumps(content), "anew")
+    found = read_case_label(FolderStore(tmp_path / "studies", anew).case("A"), anew)
+    np.testing.assert_array_equal(found.voxels, lesion((2, 3, 4)))
+    content["labels"] = [label | {"value": place} for place, label in enumerate(content["labels"][:3], start=1)]
+    content["regions"] = []
+    fewer = parse_task(json.dumps(content), "fewer")
+    with pytest.raises(LabelError, match="'enhancing' is no label of the task"):
+        read_case_label(FolderStore(tmp_path / "studies", fewer).case("A"), fewer)
