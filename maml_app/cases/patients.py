@@ -12,9 +12,12 @@ _WORDS = (
 )
 # a date, or a word for a point in time with its number; `t1`, `v2`, `m06`, `d3`, `w12`; week-000-1
 _TIME = rf"(?:{_DATE}|(?:{_WORDS})(?:[-_. ]?\d+[a-z]?(?:-\d+)?)?|[tvmdw]\d{{1,3}}(?:-\d+)?)"
-_IS_TIME = re.compile(rf"{_TIME}(?:[-_. ].*)?", re.IGNORECASE)
+# of three digits a letter's number may as well be the patient's: `glioma/T001`
+_IS_TIME = re.compile(rf"(?![tvmdw]\d{{3}}(?!\d)){_TIME}(?:[-_. ].*)?", re.IGNORECASE)
 _SCAN = r"(?:scan|study|exam|acq)[-_. ]?\d*"
-_WEAK = re.compile(rf"\d{{1,3}}|(?:19|20)\d\d|s\d{{1,2}}|{_SCAN}", re.IGNORECASE)  # only below what looks like an id
+_WEAK = re.compile(
+    rf"\d{{1,3}}|(?:19|20)\d\d|s\d{{1,2}}|[tvmdw]\d{{3}}(?:-\d+)?|{_SCAN}", re.IGNORECASE
+)  # only below what looks like an id
 _TAIL = re.compile(
     rf"(.+?)[-_. ]+(?:{_TIME}|{_SCAN}(?<=\d))(?:[-_. ]+(?:{_TIME}|{_SCAN}))*(?:[-_. ]+[a-z]+)*", re.IGNORECASE
 )

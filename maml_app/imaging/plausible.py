@@ -13,6 +13,7 @@ NEGATIVE_SHARE = 0.02  # of PET voxels may be below 0, by noise of the reconstru
 FAT_HU = -90.0  # every CT of a body, and every window for soft tissue, reaches below this
 SOFT_HU = (-150.0, 300.0)
 SOFT_SHARE = 0.001  # of CT voxels are soft tissue, at least
+AIR_HU = -1024.0  # what lies below is filled in, or noise
 HIGHEST_HU = 31_000.0  # the scales that scanners extend for metal end below it
 WRAPPED_SHARE = 0.001  # of CT voxels may lie above it
 SAME_SHARE = 0.999  # an image with one value in so many voxels shows nothing
@@ -52,6 +53,8 @@ def implausible(values: Array, modality: Modality) -> str:
 
 
 def _no_hounsfield(values: Array, low: float, high: float) -> str:
+    shown = values[values >= AIR_HU]
+    low = float(shown.min()) if low < AIR_HU and shown.size else low
     soft = float(np.mean((values > SOFT_HU[0]) & (values < SOFT_HU[1])))
     wrapped = float(np.mean(values > HIGHEST_HU))
     if wrapped > WRAPPED_SHARE:

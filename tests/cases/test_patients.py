@@ -18,6 +18,8 @@ from maml_app.cases.patients import patient_of
         (["P1", "baseline"], "P1"),
         (["P1", "week-012-1"], "P1"),
         (["P1", "2"], "P1"),
+        (["P1", "M012"], "P1"),
+        (["anna", "v2"], "anna"),
         (["P1", "2019"], "P1"),
         (["P1", "scan2"], "P1"),
         (["2020-01-01", "P1"], "P1"),
@@ -48,6 +50,8 @@ from maml_app.cases.patients import patient_of
         (["phantom_003"], "phantom_003"),
         (["patient26"], "patient26"),
         (["site1", "P1"], "site1_P1"),
+        (["glioma", "T001"], "glioma_T001"),
+        (["cohort", "W040"], "cohort_W040"),
         (["lesion_t1"], "lesion_t1"),
     ],
 )

@@ -127,6 +127,12 @@ def body(low: float, high: float, air: float) -> Array:
     return np.asarray(values, dtype=np.float32)
 
 
+def filled(values: Array, padding: float) -> Array:
+    """Corners of another value, as outside a scanner's circle."""
+    values[:5, :5] = values[15:, 15:] = padding
+    return values
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
@@ -139,6 +145,8 @@ def body(low: float, high: float, air: float) -> Array:
             "CT", (body(-50, 80, -1020) + 1000) % 65536 - 1000, "seems to have wrapped round", id="air that wrapped"
         ),
         pytest.param("CT", body(950, 1100, 30), "expected CT in Hounsfield units", id="a CT without its intercept"),
+        pytest.param("CT", filled(body(-50, 90, -1000), -2000), "", id="a CT that is filled in"),
+        pytest.param("CT", filled(body(950, 1100, 30), -2000), "without air or fat", id="filled in, no intercept"),
         pytest.param("PET", body(0.5, 12, 0.01), "", id="a PET in SUV"),
         pytest.param("PET", body(50, 1200, 1), "", id="a PET in hundredths of SUV"),
         pytest.param("PET", body(3000, 50000, 10), "convert Bq/ml", id="a PET in Bq/ml"),
