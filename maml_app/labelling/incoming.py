@@ -60,7 +60,7 @@ def _renumbered(label: Volume, spec: TaskSpec, segments: Sequence[Segment]) -> V
     """Undo a viewer's own numbering.
 
     Raises:
-        LabelError: a name that is no label of the task.
+        LabelError: a name that is no label of the task, or a value without a name among values that have one.
     """
     table = np.arange(256, dtype=np.uint8)
     named = False
@@ -74,4 +74,10 @@ def _renumbered(label: Volume, spec: TaskSpec, segments: Sequence[Segment]) -> V
         if value is not None:
             table[segment.value] = value
             named = True
-    return Volume(table[label.voxels], label.affine) if named else label
+    if not named:
+        return label
+    nameless = {int(value) for value in np.unique(label.voxels)} - {0, *(segment.value for segment in segments)}
+    if nameless:
+        told = {segment.value: segment.name for segment in segments}
+        raise LabelError(f"label value {min(nameless)}: expected a segment that names it, got names of {told} only")
+    return Volume(table[label.voxels], label.affine)

@@ -90,6 +90,10 @@ def test_slicers_own_numbers_are_mapped_by_name(store: FolderStore, tmp_path: Pa
     sent = drawn(store, tmp_path, value=1)
     saved = keep(store, "phantom_004", sent, segments=[Segment("Tumour", 1)])
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
+    with pytest.raises(
+        LabelError, match=r"label value 2: expected a segment that names it, got names of \{1: 'lesion'\}"
+    ):
+        keep(store, "phantom_004", drawn(store, tmp_path, value=2), segments=[Segment("lesion", 1)])
     saved = keep(store, "phantom_004", sent, segments=[Segment("lesion", 1), Segment("organ", 2)])
     assert set(np.unique(read_label(saved.path).voxels)) == {0, 2}
     with pytest.raises(LabelError, match=r"label value 1: expected .* one of \['organ', 'lesion'\], got 'bone'"):

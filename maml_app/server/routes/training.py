@@ -44,6 +44,8 @@ def start_all(
     """Train the served task; params flat, or by model."""
     (model,) = house.app._trainers
     given = params.get(model) if isinstance(params, dict) else params
+    if params and not given:
+        raise HTTPException(404, f"expected a model of {[model]}, got {sorted(params)}")
     return {model: {"result": _start(house, model, given or TrainParams()), "detail": None}}
 
 
