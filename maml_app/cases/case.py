@@ -69,7 +69,7 @@ class LabelRef:
 
     `problem` says why it cannot be used, as when there are two for one case. `meaning` tells what its values mean;
     without it they are the task's own. `mark` is for stores whose labels can go away: with it an id is never another
-    label's. `state` is what it counts for.
+    label's. `state` is what it counts for. `held_out` labels are of a test set: they score models and never teach one.
     """
 
     path: Path
@@ -80,6 +80,7 @@ class LabelRef:
     meaning: Callable[[], Meaning] | None = field(default=None, compare=False, repr=False)
     mark: str = ""
     state: State = State.FINAL
+    held_out: bool = field(default=False, compare=False)
 
     def local(self) -> Path:
         """The file's path, with the file there if it can be had."""
@@ -121,6 +122,11 @@ class Case:
     def label(self) -> LabelRef | None:
         """The newest final label that stands: the last."""
         return next((label for label in reversed(self.labels) if label.tag == FINAL and label.state.stands), None)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the case is of a test set, whoever labelled it since."""
+        return any(label.held_out for label in self.labels)
 
     @property
     def grids(self) -> dict[str, FileRef]:

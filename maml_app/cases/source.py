@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +126,11 @@ class CaseSource(Protocol):
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         """Merge notes into what is kept about a case."""
+
+
+def teaching(cases: Iterable[Case], spec: TaskSpec) -> list[Case]:
+    """The cases that a model may learn from, each as `learnable`: all but those of a test set."""
+    return [learnable(case, spec) for case in cases if not case.held_out]
 
 
 def learnable(case: Case, spec: TaskSpec) -> Case:

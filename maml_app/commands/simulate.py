@@ -63,7 +63,7 @@ def simulate(
     if unknown:
         raise CaseError(f"--test: expected ids of labelled cases, got {', '.join(unknown)}")
     held = [case for case in labelled if case.id in wanted]
-    chosen = [case for case in labelled if case.id not in wanted]
+    chosen = [case for case in labelled if case.id not in wanted and not case.held_out]
     simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
     curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))
     summary = summarise_curves(curves)

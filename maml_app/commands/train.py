@@ -9,7 +9,7 @@ import typer
 import yaml
 from rich.progress import Progress, TaskID
 
-from maml_app.cases.source import learnable
+from maml_app.cases.source import teaching
 from maml_app.commands.common import COLUMNS, Cases, Device, Studies, TaskOption, out
 from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
 
@@ -70,7 +70,10 @@ def train(
             if step.losses and not out.is_terminal:
                 out.print(str(step), soft_wrap=True)
 
-        studied = [learnable(case, spec) for case in chosen_cases(source, cases)]
+        asked = chosen_cases(source, cases)
+        studied = teaching(asked, spec)
+        if len(studied) < len(asked):
+            out.print(f"{len(asked) - len(studied)} cases of a test set do not teach", style="yellow")
         recipe = Recipe(seed=seed, devices=(chosen,), report=show)
         result = run(spec, studied, recipe)
         if ranks()[0] > 0:

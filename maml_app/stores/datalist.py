@@ -14,6 +14,8 @@ from maml_app.errors import CaseError, StudiesError
 from maml_app.stores.datasets import read_json
 from maml_app.stores.gather import Gathering, Labelling
 
+HELD_OUT_SECTIONS = ("validation", "test", "testing")
+
 
 def read_datalist(path: Path, gathering: Gathering) -> None:
     """Find the cases; `image` is one path, a mapping modality -> path, or a list: each file is what its name says, or,
@@ -25,7 +27,7 @@ def read_datalist(path: Path, gathering: Gathering) -> None:
     content = read_json(path)
     sections = content if isinstance(content, dict) else {"": content}
     entries = [
-        (f"{path.name}: entry {number}" + (f" of {section}" if section else ""), entry)
+        (f"{path.name}: entry {number}" + (f" of {section}" if section else ""), section in HELD_OUT_SECTIONS, entry)
         for section, listed in sections.items()
         if isinstance(listed, list) and section not in ("labels", "modality", "channel_names")
         for number, entry in enumerate(listed)
@@ -33,9 +35,9 @@ def read_datalist(path: Path, gathering: Gathering) -> None:
     if not entries:
         raise StudiesError(f'{path}: expected a datalist, {{"training": [{{"image": …, "label": …}}]}}, got no entries')
     reasons = []
-    for where, entry in entries:
+    for where, held_out, entry in entries:
         try:
-            _add(entry, path, gathering)
+            _add(entry, path, gathering, held_out)
         except CaseError as error:
             gathering.skip(where, str(error))
             reasons.append(f"{where}: {error}")
@@ -43,7 +45,7 @@ def read_datalist(path: Path, gathering: Gathering) -> None:
         raise StudiesError("\n".join([f"{path}: no entry can be used", *reasons]))
 
 
-def _add(entry: Any, path: Path, gathering: Gathering) -> None:
+def _add(entry: Any, path: Path, gathering: Gathering, held_out: bool) -> None:
     spec = gathering.spec
     if not isinstance(entry, dict):
         raise CaseError(f'expected {{"image": …, "label": …}}, got {entry!r:.80}')
@@ -58,7 +60,7 @@ def _add(entry: Any, path: Path, gathering: Gathering) -> None:
         case.add(modality, path.parent / file)
     label = entry.get("label")
     if isinstance(label, str) and label:
-        case.labels.append(Labelling(path.parent / label))
+        case.labels.append(Labelling(path.parent / label, held_out=held_out))
     elif label:
         raise CaseError(f'expected "label" as one path, got {label!r:.80}')
 

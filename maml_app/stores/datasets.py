@@ -17,7 +17,8 @@ from maml_app.errors import StudiesError
 from maml_app.stores.gather import Gathering, Labelling
 
 IMAGES = ("imagesTr", "imagesTs", "imagesVal")
-LABELS = ("labelsTr", "labelsTs", "labelsVal")
+TRAINING = "labelsTr"
+LABELS = (TRAINING, "labelsTs", "labelsVal")
 
 
 def read_json(path: Path) -> Any:
@@ -57,7 +58,8 @@ def read_dataset(files: Sequence[Path], gathering: Gathering) -> None:
                 for channel, modality in channels.items():
                     case.add(modality, path, channel)
         elif folder in LABELS:
-            _case(name, gathering).labels.append(Labelling(path, meaning=meaning))
+            labelling = Labelling(path, meaning=meaning, held_out=folder != TRAINING)
+            _case(name, gathering).labels.append(labelling)
         else:
             reason = f"beside a dataset.json only {', '.join((*IMAGES, *LABELS))} are looked into"
             gathering.skip(path, reason, wrong=False)

@@ -19,6 +19,7 @@ from maml_app.stores.meaning import LabelFiles
 
 SHOWN = 5  # names in one line
 UNSETTLED_NS = 2_000_000_000  # as coarse are the times of some file systems
+HELD_OUT = "of a test set: it scores models and never teaches one"
 ANATOMY = "a mask of the brain, a tissue or the body by its name, which is no label of a lesion"
 
 
@@ -32,12 +33,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Labelling:
-    """A label file: the modality it was drawn on, if its name says so; `rank` 0 goes before 1."""
+    """A label file: the modality it was drawn on, if its name says so; `rank` 0 goes before 1.
+
+    `meaning` and `held_out` as of LabelRef.
+    """
 
     path: Path
     modality: str | None = None
     rank: int = 0
     meaning: Callable[[], Meaning] | None = None
+    held_out: bool = False
 
 
 @dataclass
@@ -165,7 +170,8 @@ class Gathering:
             elif refs:
                 images[modality] = refs[0]
         labels = (self._label(found),) if found.labels else ()
-        return Case(case_id, images, labels, found.patient, left_out=left_out)
+        notes = (HELD_OUT,) if any(label.held_out for label in labels) else ()
+        return Case(case_id, images, labels, found.patient, left_out=left_out, notes=notes)
 
     def _named(self, home: str, path: Path) -> str:
         """A file's name, with its folder if that is not the case's."""
@@ -181,7 +187,8 @@ class Gathering:
         if len(chosen) > 1:
             names = ", ".join(self._named(found.home, label.path) for label in chosen)
             problem = f"{len(chosen)} label files: {names}; keep one"
-        return LabelRef(chosen[0].path, version=0, problem=problem, meaning=chosen[0].meaning)
+        first = chosen[0]
+        return LabelRef(first.path, version=0, problem=problem, meaning=first.meaning, held_out=first.held_out)
 
     def _skip_without_images(self, path: Path, case: Case) -> None:
         if case.left_out:

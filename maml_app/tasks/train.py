@@ -13,7 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
-from maml_app.cases.source import CaseSource, learnable
+from maml_app.cases.source import CaseSource, teaching
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.trial import refined
 from maml_app.errors import MamlError, TrainingError
@@ -79,7 +79,7 @@ class TrainEnsemble(TrainTask):
             spec, recipe = self._overridden(request), self._recipe(request)
             finish = partial(refined, spec)
             retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm, finish)
-            result = retrain([learnable(case, self.spec) for case in self.source.cases()])
+            result = retrain(teaching(self.source.cases(), self.spec))
             self._run.end("done")
             return result
         except MamlError as error:

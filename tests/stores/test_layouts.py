@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from maml_app.cases.case import LabelRef
+from maml_app.cases.source import teaching
 from maml_app.cases.spec import load_task
 from maml_app.errors import StudiesError
 from maml_app.stores.choice import shipped_tasks
@@ -63,6 +66,26 @@ def test_nnunet(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": channels, "file_ending": ".nii.gz"}))
     touch(tmp_path, "imagesTr/X_0000.nii.gz", "imagesTr/X_0001.nii.gz", "labelsTr/X.nii.gz", "imagesTs/Y_0001.nii.gz")
     assert summary(tmp_path) == {"X": (["flair", "t1"], "X.nii.gz"), "Y": (["flair"], None)}
+
+
+def test_a_test_set_scores_and_never_teaches(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}}))
+    for part, case in (("Tr", "X"), ("Ts", "Y"), ("Val", "Z")):
+        touch(tmp_path, f"images{part}/{case}_0000.nii.gz", f"labels{part}/{case}.nii.gz")
+    touch(tmp_path, "imagesTs/W_0000.nii.gz")
+    cases = {case.id: case for case in read_cases(tmp_path, BRATS)}
+    assert [case.id for case in teaching(cases.values(), BRATS)] == ["W", "X"]
+    assert cases["Y"].label is not None
+    assert cases["Y"].notes == ("of a test set: it scores models and never teaches one",)
+    corrected = replace(cases["Y"], labels=(*cases["Y"].labels, LabelRef(tmp_path / "new.nii.gz", 1)))
+    assert teaching([corrected], BRATS) == []
+    entries = {
+        section: [{"id": section, "image": f"{section}/t1.nii.gz", "label": f"{section}/seg.nii.gz"}]
+        for section in ("training", "validation", "test", "testing")
+    }
+    cases = {case.id: case for case in read_cases(write(tmp_path, "list.json", entries), BRATS)}
+    assert sorted(cases) == sorted(entries)
+    assert [case.id for case in teaching(cases.values(), BRATS)] == ["training"]
 
 
 def test_one_4d_file_as_in_the_decathlon(tmp_path: Path) -> None:
