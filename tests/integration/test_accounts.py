@@ -169,6 +169,7 @@ OPEN = "--host 0.0.0.0: other machines could do all, since nobody has to log in"
         ({}, OPEN),
         ({"users": "none.json"}, "there are no accounts; add one with"),
         ({"origins": "nonsense", "open": "yes"}, "--conf origins: expected addresses such as"),
+        ({"origins": "http://[", "open": "yes"}, "--conf origins: expected addresses such as"),
         ({"opne": "yes"}, "--conf opne: no such setting"),
     ],
 )
