@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -96,6 +97,11 @@ def test_a_login_page_gives_a_cookie_that_scripts_cannot_read(guarded: Guarded) 
     page = {"Accept": "text/html"}
     sent_there = guarded.ask("GET", "/ohif/", headers=page)
     assert (sent_there.status_code, sent_there.headers["Location"]) == (303, "/login?next=/ohif/")
+    asked = "/ohif/monai-label?StudyInstanceUIDs=1.2.3&hangingProtocol=x"
+    sent_there = guarded.ask("GET", asked, headers=page)
+    form_of_it = re.findall('action="([^"]*)"', guarded.ask("GET", sent_there.headers["Location"]).text)
+    right = guarded.ask("POST", form_of_it[0], data={"username": "annotator", "password": PASSWORD})
+    assert right.headers["Location"] == asked
     wrong = guarded.ask("POST", "/login", data={"username": "admin", "password": "no"})
     assert (wrong.status_code, "User or password is wrong" in wrong.text) == (401, True)
     form = {"username": "annotator", "password": PASSWORD}
