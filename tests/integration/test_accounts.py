@@ -182,6 +182,8 @@ def test_accounts_are_kept_where_nobody_else_can_read_them(tmp_path: Path) -> No
     file.write_text("{")
     with pytest.raises(SettingsError, match="expected accounts made by"):
         Accounts(file).all()
+    with pytest.raises(SettingsError, match=r"u\.json: the accounts could not be read \(Not a directory\)"):
+        Accounts(file / "u.json").add("anna", PASSWORD, Role.USER)
 
 
 OPEN = "--host 0.0.0.0: other machines could do all, since nobody has to log in"
