@@ -17,6 +17,8 @@ from maml_app.errors import MamlError
 from maml_app.lean import spare_imports
 from maml_app.version import VERSION
 
+logger = logging.getLogger(__name__)
+
 # command -> its module and function, or typer of several commands; what the list of commands says of it
 COMMANDS = {
     "serve": ("serve", "serve_app", "Serve studies to OHIF, 3D Slicer and other clients of MONAI Label."),
@@ -95,14 +97,20 @@ def root(
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one message and exit code 2."""
+    """Run the command; a user's mistake, or what the machine does not give, is one message and exit code 2."""
     spare_imports()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; see machine.settle_threads
     try:
         app(prog_name="maml-app")
     except MamlError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
+        told = str(error)
+    except OSError as error:
+        logger.debug("where it came from", exc_info=True)
+        told = f"a file or a connection could not be used: {error} (maml-app --verbose … tells where)"
+    else:
+        return
+    Console(stderr=True).print(f"error: {told}", style="red", markup=False, highlight=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

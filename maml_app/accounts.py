@@ -71,6 +71,8 @@ class Accounts:
             changed = self.path.stat().st_mtime_ns
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise SettingsError(f"{self.path}: the accounts could not be read ({error.strerror})") from None
         if self._read[0] != changed:
             try:
                 content = _File.model_validate_json(self.path.read_bytes())

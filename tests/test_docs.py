@@ -52,6 +52,7 @@ def test_containers_run_as_nobody_on_a_root_that_is_not_written() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
     served = compose["services"]["app"]
     assert served["read_only"] is True
+    assert served["environment"]["FORWARDED_ALLOW_IPS"]  # the proxy's address is none of those believed without it
     assert all(port.startswith("127.0.0.1:") for port in served["ports"])
     assert compose["networks"]["inside"]["internal"] is True
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")

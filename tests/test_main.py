@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from maml_app.cases.spec import load_task
+from maml_app.cases.spec import TaskSpec, load_task
 from maml_app.imaging.files import read_label, write_label
 from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
 from maml_app.network.settings import Network
-from maml_app.versions.registry import ModelRegistry
+from maml_app.versions.registry import ModelRegistry, store_model
 from tests.builders import touch
 from tests.conftest import TOY
 from tests.harness.command import called
@@ -151,6 +152,52 @@ def test_wrong_choices_are_refused_before_the_work(toy: Path, tmp_path: Path) ->
         assert "device: expected one of this machine's, cpu" in printed
         assert "got 'cuda:7'" in printed
     assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    toy: Path, spec: TaskSpec, tmp_path: Path
+) -> None:
+    studies, model, file = tmp_path / "studies", tmp_path / "m.safetensors", tmp_path / "file"
+    call("phantom", "--out", studies, "--task", toy, "--count", 2, "--size", 20)
+    checkpoint = Checkpoint("toy", spec.signature(), 3, spec.classes, spec.network, spec.training.patch)
+    store_model(model, build_network(3, spec.classes, spec.network), checkpoint)
+    file.touch()
+    used = ("--studies", studies, "--task", toy)
+    commands = [
+        (("infer", *used, "--model", model), file),
+        (("evaluate", *used, "--model", model), file),
+        (("plan", *used), file / "x.yaml"),
+        (("train", *used), file / "x.safetensors"),
+        (("simulate", *used, "--start", 1, "--test", "phantom_000"), file),
+        (("phantom", "--task", toy), file),
+        (("phantom", "--task", toy), file / "x"),
+    ]
+    for command, place in commands:
+        printed = call(*command, "--out", place, expect=2)
+        assert f"error: --out: expected a folder that can be written to, got {file}" in printed, command
+    printed = call("train", *used, "--out", studies, expect=2)
+    assert f"error: --out: expected a file, got the folder {studies}" in printed
+
+
+@pytest.mark.parametrize(("command", "option", "seed"), [("train", "--seed", 2**32), ("simulate", "--first-seed", -1)])
+def test_a_seed_that_is_none_is_refused(command: str, option: str, seed: int) -> None:
+    printed = call(command, "--studies", "studies", "--out", "out", option, seed, expect=2)
+    assert f"Invalid value for '{option}'" in printed
+
+
+def test_too_little_memory_or_disk_is_a_sentence(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies = tmp_path / "studies"
+    call("phantom", "--out", studies, "--task", toy, "--count", 1, "--size", 20)
+    toy.write_text(TOY.replace("spacing_mm: [8.0, 8.0, 8.0]", "spacing_mm: [0.0001, 0.1, 0.1]"))
+    asked = ("train", "--studies", studies, "--task", toy, "--out", tmp_path / "m.safetensors", "--no-validate")
+    assert "error: out of memory; lower training.batch" in call(*asked, expect=2)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "case")
+
+    monkeypatch.setattr("maml_app.phantom.scene.write_cases", full)
+    printed = call("phantom", "--out", tmp_path / "more", "--task", toy, expect=2)
+    assert "error: a file or a connection could not be used: [Errno 28] No space left on device: 'case'" in printed
 
 
 def test_studies_without_a_case_or_with_empty_labels_are_told(toy: Path, tmp_path: Path) -> None:

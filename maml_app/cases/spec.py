@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from maml_app.cases.recipe import Preprocess, Review, Training
 from maml_app.cases.series import SeriesRules
+from maml_app.cases.unique import load_yaml
 from maml_app.errors import TaskSpecError
 from maml_app.network.settings import Network, Positive, Strict
 
@@ -260,10 +261,10 @@ def parse_task(text: str, where: str) -> TaskSpec:
     """Validate the text of a task.yaml; `where` is named in the error.
 
     Raises:
-        TaskSpecError: not YAML, not a mapping, or a key that is unknown, missing or wrong.
+        TaskSpecError: not YAML, not a mapping, or a key that is unknown, missing, wrong, or there twice.
     """
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except yaml.YAMLError as error:
         raise TaskSpecError(f"{where}: expected YAML, got text that does not parse: {error}") from None
     if not isinstance(content, dict):

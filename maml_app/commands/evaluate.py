@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maml_app.cases.spec import TaskSpec
-from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar, tell_unused
+from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar, ready_folder, tell_unused
 from maml_app.commands.opening import labelled_cases, open_task, tell_unused_files
 from maml_app.errors import CaseError, StudiesError
 
@@ -43,6 +43,7 @@ def evaluate(
         raise CaseError(f"{studies}: expected cases with a label to score against, got none")
     other = _other(against, spec) if against else None
     loaded = load_model(model, spec, model.name, pick_device(device))
+    ready_folder(out_dir)
     checkpoint, segmenter = loaded.checkpoint, loaded.segmenter(spec)
     seen = sorted(set(checkpoint.notes["trained_on"]) & {case.id for case in labelled})
     if seen:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maml_app.cases.spec import OWN
-from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar
+from maml_app.commands.common import Cases, Device, Studies, TaskOption, out, progress_bar, ready_folder
 from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
 from maml_app.errors import CaseError, StudiesError
 
@@ -38,6 +38,7 @@ def infer(
         raise CaseError(f"--grid: expected one of {list(spec.modality_names)}, got {grid!r}")
     chosen = chosen_cases(source, cases)
     loaded = load_model(model, spec, model.name, pick_device(device))
+    ready_folder(out_dir)
     unused = tell_unused_files(source, cases)
     failed: list[str] = []
     partly: list[str] = []

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import out
+from maml_app.commands.common import out, ready_folder
 from maml_app.errors import CaseError
 from maml_app.stores.choice import choose_task
 
@@ -24,10 +24,12 @@ def phantom(
     """Write synthetic multi-modal cases for a task."""
     from maml_app.phantom.scene import write_cases
 
-    if out_dir.exists() and any(out_dir.iterdir()):
+    spec = choose_task(out_dir, task)
+    ready_folder(out_dir)
+    if any(out_dir.iterdir()):
         raise CaseError(f"{out_dir}: expected an empty or new folder, got one with files in it")
     write = write_cases
     if dicom:
         from maml_app.phantom.dicom import write_studies as write
-    written = write(out_dir, choose_task(out_dir, task), count, seed, size, labelled)
+    written = write(out_dir, spec, count, seed, size, labelled)
     out.print(f"{len(written)} cases written to {out_dir}")

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from maml_app.cases.spec import parse_task
-from maml_app.commands.common import Studies, TaskOption, out, progress_bar, tell_unused
+from maml_app.commands.common import Studies, TaskOption, out, progress_bar, ready_file, tell_unused
 from maml_app.commands.opening import labelled_cases, open_task
 from maml_app.errors import TaskSpecError
 
@@ -37,6 +37,7 @@ def plan(
         raise TaskSpecError(f"{out_file}: expected a file that is not there yet, so that none of yours is overwritten")
     spec, source = open_task(studies, task)
     cases = labelled_cases(source, spec)
+    ready_file(out_file)
     with progress_bar("measuring", len(cases)) as tick:
         found = take_fingerprint(cases, spec, tick, tell_unused)
     with out.status("fitting patch, batch and network to the memory"):

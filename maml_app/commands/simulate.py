@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maml_app.commands.common import Device, Studies, TaskOption, out, tell_unused
+from maml_app.commands.common import MAX_SEED, Device, Studies, TaskOption, out, ready_folder, tell_unused
 from maml_app.commands.opening import labelled_cases, open_task
 from maml_app.errors import CaseError
 
@@ -26,7 +26,7 @@ def simulate(
     start: Annotated[int, typer.Option(help="labelled cases to start with, drawn at random")] = 4,
     at_most: Annotated[int, typer.Option(help="labelled cases in the end")] = 20,
     seeds: Annotated[int, typer.Option(help="how many seeds: of the start, the weights, and chance")] = 5,
-    first_seed: Annotated[int, typer.Option(help="the first of them")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="the first of them")] = 0,
     test: Annotated[
         str, typer.Option(help="ids of the test cases, with commas between; without it the validation patients")
     ] = "",
@@ -43,6 +43,7 @@ def simulate(
     from maml_app.choosing.simulate import simulate as play
     from maml_app.disk import write_text
     from maml_app.imaging.check import usable
+    from maml_app.training.load import memory_told
     from maml_app.training.split import split
     from maml_app.versions.predict import pick_device
 
@@ -57,6 +58,7 @@ def simulate(
         at_most=at_most,
         seeds=tuple(range(first_seed, first_seed + seeds)),
     )
+    ready_folder(out_dir)
     labelled = usable(labelled_cases(source, spec), spec, tell_unused)
     wanted = set(test.replace(",", " ").split()) or {case.id for case in split(labelled, spec.training.validation)[1]}
     unknown = sorted(wanted - {case.id for case in labelled})
@@ -65,7 +67,8 @@ def simulate(
     held = [case for case in labelled if case.id in wanted]
     chosen = [case for case in labelled if case.id not in wanted and not case.held_out]
     simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
-    curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))
+    with memory_told():
+        curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))
     summary = summarise_curves(curves)
     seen = f"{len(chosen)} cases to choose from, {len(held)} to test, {spec.training.steps} steps a round"
     head = f"{spec.title}: {seen}, from new weights each time; {len(schedule.seeds)} seeds; {simulation.device}."

@@ -10,7 +10,7 @@ import yaml
 from rich.progress import Progress, TaskID
 
 from maml_app.cases.source import teaching
-from maml_app.commands.common import COLUMNS, Cases, Device, Studies, TaskOption, out
+from maml_app.commands.common import COLUMNS, MAX_SEED, Cases, Device, Studies, TaskOption, out, ready_file
 from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
 
 
@@ -19,7 +19,7 @@ def train(
     out_file: Annotated[Path, typer.Option("--out", help="the model file to write (.safetensors)")],
     task: TaskOption = "",
     steps: Annotated[int | None, typer.Option(min=1, help="training steps; without it as in task.yaml")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="seed of weights, order and augmentation")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of weights, order and augmentation")] = 0,
     network: Annotated[
         Literal["maml", "early-fusion"] | None, typer.Option(help="the ensemble, or the single-network rival")
     ] = None,
@@ -38,6 +38,7 @@ def train(
     from maml_app.disk import write_text
     from maml_app.evaluation.scores import number
     from maml_app.training.distributed import join_torchrun
+    from maml_app.training.load import memory_told
     from maml_app.training.optimise import ranks
     from maml_app.training.progress import Progress as Step
     from maml_app.training.recipe import Recipe
@@ -75,7 +76,9 @@ def train(
         if len(studied) < len(asked):
             out.print(f"{len(asked) - len(studied)} cases of a test set do not teach", style="yellow")
         recipe = Recipe(seed=seed, devices=(chosen,), report=show)
-        result = run(spec, studied, recipe)
+        ready_file(out_file)
+        with memory_told():
+            result = run(spec, studied, recipe)
         if ranks()[0] > 0:
             return  # under torchrun the first process writes
         result = refined(spec, result, studied, recipe)

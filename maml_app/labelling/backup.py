@@ -19,11 +19,11 @@ from maml_app.errors import StudiesError
 
 MODELS = "models"
 LEDGER = "ledger.sqlite"
-AGAIN = {"prepared", "scores"}  # what is computed again
+AGAIN = frozenset({"prepared", "scores", "seen"})  # MODELS/TASK/…: what is computed again
 
 
 def backup(source: CaseSource, models: Path | None, out_file: Path) -> int:
-    """Write a tar file; it is there whole or not at all. Returns how many files are in it.
+    """Write a tar file that only its owner may read; it is there whole or not at all. Returns how many files are in it.
 
     Raises:
         StudiesError: it is there already, or cannot be written.
@@ -36,7 +36,7 @@ def backup(source: CaseSource, models: Path | None, out_file: Path) -> int:
         nonlocal count
         with tempfile.TemporaryDirectory() as work, tarfile.open(part, "w") as tar:
             for name, path in _places(source, models, Path(work)).items():
-                for inside, file in _files(path):
+                for inside, file in _files(path, AGAIN if name == MODELS else frozenset()):
                     with suppress(FileNotFoundError):  # pruned or replaced in this very moment
                         content = file.read_bytes()
                         info = tarfile.TarInfo(str(PurePosixPath(name) / inside))
@@ -45,7 +45,7 @@ def backup(source: CaseSource, models: Path | None, out_file: Path) -> int:
                         count += 1
 
     try:
-        write_atomically(out_file, fill, replace=False)
+        write_atomically(out_file, fill, replace=False, mode=0o600)
     except OSError as error:
         raise StudiesError(f"{out_file}: the backup could not be written ({error})") from None
     return count
@@ -97,8 +97,8 @@ def _places(source: CaseSource, models: Path | None, work: Path) -> dict[str, Pa
     return {**source.kept(work), **({MODELS: models} if models else {})}
 
 
-def _files(path: Path) -> Iterator[tuple[PurePosixPath, Path]]:
-    """The files below a folder, or the one file; `served` first."""
+def _files(path: Path, again: frozenset[str]) -> Iterator[tuple[PurePosixPath, Path]]:
+    """The files below a folder, without those of a task's folders `again`, or the one file; `served` first."""
     if path.is_file():
         yield PurePosixPath(), path
         return
@@ -106,5 +106,5 @@ def _files(path: Path) -> Iterator[tuple[PurePosixPath, Path]]:
     for file in found:
         inside = file.relative_to(path)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if file.is_file() and not hidden and not AGAIN & set(inside.parts):
+        if file.is_file() and not hidden and again.isdisjoint(inside.parts[1:2]):
             yield PurePosixPath(*inside.parts), file

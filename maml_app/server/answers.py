@@ -59,7 +59,8 @@ async def _http(request: Request, problem: Exception) -> Response:
         why = next((text for start, text in CLOSED.items() if path.startswith(start)), "docs/security.md lists what is")
         detail = f"{request.method} {path[:100]} is not offered: {why}."
     if problem.status_code == 401 and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse(f"/login?next={quote(path)}", 303)
+        asked = f"{path}?{request.url.query}" if request.url.query else path
+        return RedirectResponse(f"/login?next={quote(asked)}", 303)
     return error(request, problem.status_code, detail, dict(problem.headers or {}))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -42,7 +42,7 @@ def policy(origins: Iterable[str], anyone: bool, listening: str = "") -> Policy:
     """
     kept = set()
     for origin in origins:
-        parts = urlsplit(origin)
+        parts = _split(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise SettingsError(f"--conf origins: expected addresses such as https://viewer.example, got {origin!r}")
         kept.add(f"{parts.scheme}://{parts.netloc.lower()}")
@@ -88,7 +88,7 @@ class Guard:
             )
         origin = headers.get("origin")
         # the scheme may differ: a proxy before the server speaks https
-        same = origin is not None and urlsplit(origin).netloc.lower() == host.lower()
+        same = origin is not None and _split(origin).netloc.lower() == host.lower()
         if origin is not None and not same and origin.lower() not in self.policy.origins:
             return 403, f"Pages of {origin[:100]!r} may not ask here; --conf origins lists those that may."
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
@@ -106,10 +106,7 @@ class Guard:
         return 415, f"expected a body of {' or '.join(allowed)}, got {kind[:60] or 'none named'!r}"
 
     def _ours(self, host: str, scope: Scope) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = _split(f"//{host}").hostname or ""
         if name in self.policy.hosts:
             return True
         own = (scope.get("server") or ("", 0))[0]
@@ -117,6 +114,14 @@ class Guard:
             return ipaddress.ip_address(name) == ipaddress.ip_address(own)
         except ValueError:
             return False
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; all empty if it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # as http://[
+        return urlsplit("")
 
 
 def is_here(client: str) -> bool:

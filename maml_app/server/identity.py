@@ -23,11 +23,11 @@ from monailabel.config import settings as monai
 from monailabel.endpoints.user.auth import from_token
 
 from maml_app.accounts import Accounts, Role
+from maml_app.server.tries import Tries
 
 COOKIE = "maml_session"
 SESSION_S = 12 * 3600
 REMEMBERED_S = 300  # so long a password that was right is not hashed again
-TRIES, TRIES_S = 10, 60.0  # wrong passwords a client may send in so many seconds
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ByAccount:
         self._key = secrets.token_bytes(32)
         self._signer = URLSafeTimedSerializer(self._key, salt="session")
         self._right: dict[bytes, float] = {}
-        self._wrong: dict[str, list[float]] = {}
+        self._tries = Tries()
         self._turns: dict[bytes, threading.Lock] = {}
         self._hashing = threading.BoundedSemaphore(2)  # a hash takes 64 MB
 
@@ -130,12 +130,12 @@ class ByAccount:
         with self._turn(digest):  # requests that come together with one password are one try
             if account and self._right.get(digest, 0) > time.monotonic():
                 return User(name, account.role)
-            self._count(request)
+            begun = self._tries.begin(_client(request), name)
             with self._hashing:
                 account = self.accounts.verify(name, password)
             if account is None:
                 return None
-            self._wrong.pop(_client(request), None)
+            self._tries.right(begun)
             if len(self._right) > 1000:
                 self._right.clear()
             self._right[digest] = time.monotonic() + REMEMBERED_S
@@ -146,18 +146,6 @@ class ByAccount:
             if len(self._turns) > 1000:
                 self._turns.clear()
             return self._turns.setdefault(digest, threading.Lock())
-
-    def _count(self, request: Request) -> None:
-        """Passwords that are tried, by client: few a minute."""
-        now = time.monotonic()
-        if len(self._wrong) > 1000:
-            self._wrong.clear()
-        tries = [when for when in self._wrong.get(_client(request), []) if now - when < TRIES_S]
-        if len(tries) >= TRIES:
-            wait = round(TRIES_S - (now - tries[0])) + 1
-            detail = f"Too many passwords were tried; wait {wait} s."
-            raise HTTPException(429, detail, {"Retry-After": str(wait)})
-        self._wrong[_client(request)] = [*tries, now]
 
 
 def _client(request: Request) -> str:

@@ -77,13 +77,17 @@ def session() -> requests.Session:
 class Pacs:
     """A DICOMweb server at an address such as http://127.0.0.1:8042/dicom-web.
 
-    Every method raises ArchiveError; ObjectError where the server works and one object or series does not come.
+    It and every method raise ArchiveError; ObjectError where the server works and one object or series does not come.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         logging.getLogger("dicomweb_client.web").setLevel(logging.WARNING)  # it logs every request as information
-        self._client = DICOMwebClient(url=self.url, session=session())
+        try:
+            self._client = DICOMwebClient(url=self.url, session=session())
+        except ValueError as error:
+            expected = "expected an archive's address such as http://127.0.0.1:8042/dicom-web"
+            raise ArchiveError(f"{expected}, got {url!r} ({error})") from None
         self._client.set_http_retry_params(retry=False)
 
     @contextmanager

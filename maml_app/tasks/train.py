@@ -17,7 +17,8 @@ from maml_app.cases.source import CaseSource, teaching
 from maml_app.cases.spec import TaskSpec
 from maml_app.correcting.trial import refined
 from maml_app.errors import MamlError, TrainingError
-from maml_app.machine import MEMORY_SHARE, is_out_of_memory, settle_threads, step_back
+from maml_app.machine import MEMORY_SHARE, settle_threads, step_back
+from maml_app.training.load import memory_told
 from maml_app.training.recipe import Recipe
 from maml_app.versions.predict import pick_device
 from maml_app.versions.registry import ModelRegistry
@@ -79,15 +80,12 @@ class TrainEnsemble(TrainTask):
             spec, recipe = self._overridden(request), self._recipe(request)
             finish = partial(refined, spec)
             retrain = Retraining(spec, self.registry, recipe, self._run, self.say, warm, finish)
-            result = retrain(teaching(self.source.cases(), self.spec))
+            with memory_told():
+                result = retrain(teaching(self.source.cases(), self.spec))
             self._run.end("done")
             return result
         except MamlError as error:
             reason = str(error)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = f"out of memory; lower training.batch or training.patch in task.yaml ({error})"
         except OSError as error:
             full = "the disk is full; make room" if error.errno == errno.ENOSPC else "a file could not be used"
             reason = f"{full} ({error})"

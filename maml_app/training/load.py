@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,6 +14,24 @@ from maml_app.errors import TrainingError
 from maml_app.machine import is_out_of_memory
 
 T = TypeVar("T")
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Where nothing lighter can be tried: memory that runs out, as a sentence.
+
+    Raises:
+        TrainingError: out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "out of memory; lower training.batch or training.patch in task.yaml, or raise preprocess.spacing_mm "
+            f"({error})"
+        ) from None
 
 
 @dataclass

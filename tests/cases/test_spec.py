@@ -57,6 +57,8 @@ def test_shipped_apps_share_one_main() -> None:
         (changed(preprocess={"spacing_mm": [1, 1, 0]}), r"preprocess\.spacing_mm\.2: .*greater than 0, got 0"),
         (changed(conventions={"x": {1: 1, 2: 1}}), "convention 'x' must map each file value to one label value"),
         ("- a\n- b\n", r"here\.yaml: expected a mapping of keys, got list"),
+        (f"{TOY}training: {{steps: 7}}\n", r"here\.yaml: .*: key 'training' in line 25 and again in line 26; keep one"),
+        (TOY.replace("{steps: 3,", "{steps: 3, steps: 4,"), r"key 'steps' in line 25 and again in line 25"),
         ("a: [", r"here\.yaml: expected YAML"),
     ],
 )

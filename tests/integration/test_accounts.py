@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -96,6 +97,11 @@ def test_a_login_page_gives_a_cookie_that_scripts_cannot_read(guarded: Guarded) 
     page = {"Accept": "text/html"}
     sent_there = guarded.ask("GET", "/ohif/", headers=page)
     assert (sent_there.status_code, sent_there.headers["Location"]) == (303, "/login?next=/ohif/")
+    asked = "/ohif/monai-label?StudyInstanceUIDs=1.2.3&hangingProtocol=x"
+    sent_there = guarded.ask("GET", asked, headers=page)
+    form_of_it = re.findall('action="([^"]*)"', guarded.ask("GET", sent_there.headers["Location"]).text)
+    right = guarded.ask("POST", form_of_it[0], data={"username": "annotator", "password": PASSWORD})
+    assert right.headers["Location"] == asked
     wrong = guarded.ask("POST", "/login", data={"username": "admin", "password": "no"})
     assert (wrong.status_code, "User or password is wrong" in wrong.text) == (401, True)
     form = {"username": "annotator", "password": PASSWORD}
@@ -124,14 +130,32 @@ def test_a_user_who_is_removed_is_out_at_once(guarded: Guarded) -> None:
     assert guarded.ask("GET", "/info/", "guest").status_code == 401
 
 
+def test_a_guesser_behind_the_documented_proxy_is_one_client_and_the_cookie_is_secure(guarded: Guarded) -> None:
+    """With the headers that docs/security.md has nginx set over those of the client."""
+    told = {"$host": "127.0.0.1", "$scheme": "https", "$remote_addr": "203.0.113.9"}
+    described = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    proxied = {name: told[value] for name, value in re.findall(r"proxy_set_header (\S+) (\S+);", described)}
+    form = {"username": "annotator", "password": PASSWORD}
+    right = guarded.ask("POST", "/login", data=form, headers=proxied)
+    assert "secure" in right.headers["Set-Cookie"].lower()
+    statuses = []
+    for number in range(11):
+        headers = {"X-Forwarded-For": f"198.51.100.{number}", **proxied}
+        form = {"username": "annotator", "password": f"wrong {number}"}
+        statuses.append(guarded.ask("POST", "/auth/token", data=form, headers=headers).status_code)
+    assert statuses == [401] * 10 + [429]
+
+
 def test_guessing_is_slowed_down(guarded: Guarded) -> None:
-    """Last in this module: this client has to wait after it."""
+    """Last in this module: this client has to wait for this name after it."""
     answers = [
         requests.get(f"{guarded.server.url}/info/", auth=("admin", f"wrong {number}"), timeout=60).status_code
         for number in range(14)
     ]
     assert set(answers[:5]) == {401}
     assert answers[-1] == 429
+    Accounts(guarded.users).add("neighbour", PASSWORD, Role.USER)
+    assert guarded.ask("GET", "/info/", "neighbour").status_code == 200
 
 
 def test_accounts_are_kept_where_nobody_else_can_read_them(tmp_path: Path) -> None:
@@ -158,6 +182,8 @@ def test_accounts_are_kept_where_nobody_else_can_read_them(tmp_path: Path) -> No
     file.write_text("{")
     with pytest.raises(SettingsError, match="expected accounts made by"):
         Accounts(file).all()
+    with pytest.raises(SettingsError, match=r"u\.json: the accounts could not be read \(Not a directory\)"):
+        Accounts(file / "u.json").add("anna", PASSWORD, Role.USER)
 
 
 OPEN = "--host 0.0.0.0: other machines could do all, since nobody has to log in"
@@ -169,6 +195,7 @@ OPEN = "--host 0.0.0.0: other machines could do all, since nobody has to log in"
         ({}, OPEN),
         ({"users": "none.json"}, "there are no accounts; add one with"),
         ({"origins": "nonsense", "open": "yes"}, "--conf origins: expected addresses such as"),
+        ({"origins": "http://[", "open": "yes"}, "--conf origins: expected addresses such as"),
         ({"opne": "yes"}, "--conf opne: no such setting"),
     ],
 )

@@ -202,6 +202,7 @@ CALLS = [READ, WRITE, ("POST", "/train/toy"), ("DELETE", "/train/"), ("POST", "/
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://localhost.evil.example:8000"},
         {"Host": "evil.example"},
         {"Host": "evil.example", "Origin": "http://evil.example"},

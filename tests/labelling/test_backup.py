@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import tarfile
 import threading
 from pathlib import Path
@@ -15,18 +16,19 @@ from maml_app.errors import StudiesError
 from maml_app.imaging.files import read_grid, read_label, write_label
 from maml_app.labelling.backup import backup, bring_back
 from maml_app.stores.folder import FolderStore
+from maml_app.versions.registry import ModelRegistry
 from tests.builders import keep
 
 CASE = "phantom_004"
 
 
-def save(store: FolderStore, folder: Path, number: int) -> None:
-    grid = read_grid(store.case(CASE).images["ct"])
+def save(store: FolderStore, folder: Path, number: int, case: str = CASE) -> None:
+    grid = read_grid(store.case(case).images["ct"])
     voxels = np.zeros(grid.shape, np.uint8)
     voxels.reshape(-1)[: number + 1] = 2
     file = folder / f"{number}.nii.gz"
     write_label(file, voxels, grid.affine)
-    keep(store, CASE, file, author=f"reader {number}")
+    keep(store, case, file, author=f"reader {number}")
 
 
 def test_it_is_whole_while_people_save_and_comes_back(
@@ -78,6 +80,27 @@ def test_it_is_whole_while_people_save_and_comes_back(
     assert fresh.info(CASE)["note"] == "é"
     assert fresh.identity() == store.identity()
     assert bring_back(tmp_path / "copy4.tar", fresh, tmp_path / "models2") == 0  # all is there
+
+
+def test_it_holds_every_label_and_nothing_that_is_computed_again_for_its_owner_alone(
+    store: FolderStore, studies: Path, tmp_path: Path
+) -> None:
+    names = ("scores", "seen")  # of cases, and of folders beside the models
+    for name, case in zip(names, ("phantom_002", CASE), strict=True):
+        (studies / case).rename(studies / name)
+    for name in names:
+        save(store, tmp_path, 0, name)
+    registry = ModelRegistry(tmp_path / "models" / "scores")
+    for folder in (registry.root / "v0001", registry.prepared, registry.scores, registry.seen / "v0001-x"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"content")
+    copy = tmp_path / "copy.tar"
+    backup(store, tmp_path / "models", copy)
+    with tarfile.open(copy) as tar:
+        held = tar.getnames()
+    assert {f"labels/{name}/final-0001.nii.gz" for name in names} < set(held)
+    assert [name for name in held if name.startswith("models/")] == ["models/scores/v0001/file"]
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
 def test_nothing_is_overwritten(store: FolderStore, studies: Path, tmp_path: Path) -> None:

@@ -50,6 +50,12 @@ def test_answers_that_are_no_dicom_are_one_message(address: str, path: str) -> N
         Pacs(f"{address}{path}/").series()
 
 
+@pytest.mark.parametrize("url", ["https://", "http://["])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ArchiveError, match=r"expected an archive's address such as http://.*, got 'http"):
+        Pacs(url)
+
+
 def test_a_failing_server_is_quoted(address: str) -> None:
     with pytest.raises(ArchiveError, match="listing series failed: it answered 500 database is locked"):
         Pacs(f"{address}/broken").series()

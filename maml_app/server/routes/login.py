@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -16,7 +17,7 @@ from maml_app.server.identity import COOKIE, SESSION_S, Looking
 router = APIRouter()
 
 Short = Annotated[str, Form(max_length=1000)]
-Next = Annotated[str, Query(max_length=500)]
+Next = Annotated[str, Query(max_length=8000)]  # an address of OHIF names studies and series
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</title>
 <body style="font:16px sans-serif;background:#090c29;color:white;display:grid;place-items:center;min-height:95vh">
@@ -33,7 +34,7 @@ def _within(path: str) -> str:
 
 
 def _page(house: Here, path: str, told: str = "", status: int = 200) -> HTMLResponse:
-    shown = PAGE.format(next=escape(_within(path)), title=escape(house.app.name), told=escape(told))
+    shown = PAGE.format(next=quote(_within(path)), title=escape(house.app.name), told=escape(told))
     return HTMLResponse(shown, status)
 
 
