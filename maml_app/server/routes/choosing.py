@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -16,7 +15,7 @@ router = APIRouter()
 
 @router.post("/activelearning/{strategy}")
 def next_case(house: Here, user: Looking, strategy: Name, params: NextParams | None = None) -> dict[str, Any]:
-    """A case to label, with the reason; {} if none waits. It is not offered to others for a while."""
+    """A case to label, with the reason; {} if none waits. It, as each of a batch, is kept from others for a while."""
     params = params or NextParams()
     if strategy not in house.app._strategies:
         raise HTTPException(404, f"expected a strategy of {sorted(house.app._strategies)}, got {strategy!r}")
@@ -26,8 +25,5 @@ def next_case(house: Here, user: Looking, strategy: Name, params: NextParams | N
         chosen: dict[str, Any] = house.app.next_sample(request)
         if not chosen:
             return {}
-        info = house.store.get_image_info(chosen["id"])
-        given = info.get("strategy") if isinstance(info.get("strategy"), dict) else {}
-        given = {**given, strategy: {"ts": int(time.time()), "client_id": client}}
-        house.store.update_image_info(chosen["id"], {"strategy": given})
-    return {**chosen, **info, "strategy": given}
+        # a note may be called anything, `id` and `path` too: what was chosen goes before it
+        return {**house.store.get_image_info(chosen["id"]), **chosen}
