@@ -24,8 +24,10 @@ export class Saving {
     const answer = await question(box, `Your drawing is not saved. ${what}`, ['Save first', 'Drop it', 'Go back']);
     if (answer === 0) {
       await this.store();
+    } else if (answer === 1) {
+      await work.drop();
     }
-    return answer === 1 || (answer === 0 && !work.dirty);
+    return !work.dirty;
   }
 
   async store(nothingThere = false) {
@@ -34,6 +36,7 @@ export class Saving {
       throw new Error('There is nothing to save yet: segment the series, or start empty.');
     }
     tell('Saving …');
+    await work.keeping; // a draft that arrives after the label would come back as unsaved
     let answer;
     try {
       answer = await askJson(`/maml/series/${work.editing}/label`, work.form(nothingThere));
@@ -74,6 +77,7 @@ export class Saving {
     }
     const answer = await question(box, details.detail, ['Keep mine', 'Keep theirs', 'Look at theirs']);
     const path = `/maml/cases/${details.case}/labels/${details.mine}/choose`;
+    await work.dropDraft(); // the server has the drawing as a label
     if (answer === 0) {
       await ask(path, post({ keep: true }));
       await this.saved(details.mine, `${details.mine} is the label of this case now.`);
