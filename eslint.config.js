@@ -10,7 +10,7 @@ const browser = [
   'URL',
   'DOMParser',
 ];
-browser.push('AbortController', 'setTimeout', 'setInterval', 'clearTimeout', 'clearInterval');
+browser.push('AbortController', 'Response', 'setTimeout', 'setInterval', 'clearTimeout', 'clearInterval');
 
 export default [
   {

@@ -125,7 +125,7 @@ class CaseSource(Protocol):
         """Notes about a case, as clients left them (empty if none)."""
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
-        """Merge notes into what is kept about a case."""
+        """Merge notes into what is kept about a case, those that hold several as well; others wait meanwhile."""
 
 
 def teaching(cases: Iterable[Case], spec: TaskSpec) -> list[Case]:

@@ -25,7 +25,7 @@ class House:
     Attributes:
         archive: address of the DICOMweb archive; '' for a folder.
         guest: another server that may answer clicks, if there is one.
-        saving, choosing: held while a label or note is written, and while a case is chosen and given to someone.
+        saving, choosing: held while it is written what a series is taken for, and while a case is given to someone.
         decoding: so many labels are in memory at a time.
     """
 

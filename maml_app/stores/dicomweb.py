@@ -7,6 +7,7 @@ changed or deleted: a label is stored as a new SEG series.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from maml_app.stores.identity import archive_identity
 from maml_app.stores.label_archive import LabelArchive
 from maml_app.stores.label_folder import LOCK, hold
 from maml_app.stores.ledger import LEDGER
+from maml_app.stores.notes import merged
 from maml_app.stores.pacs import Pacs
 
 ASSIGNED = "assign.json"  # in the cache: series set by hand
@@ -238,8 +240,13 @@ class DicomWebStore:
         return self.cache.folder
 
     def info(self, case_id: str) -> dict[str, Any]:
-        content = self.cache.read_json(f"notes/{case_id}.json")
+        name = f"notes/{case_id}.json"
+        if not os.path.exists(self.cache.folder / name):  # of most cases, and to fail to read takes longer
+            return {}
+        content = self.cache.read_json(name)
         return content if isinstance(content, dict) else {}
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
-        self.cache.write_json(f"notes/{self.case(case_id).id}.json", {**self.info(case_id), **info})
+        case_id = self.case(case_id).id
+        with self.holding(case_id):
+            self.cache.write_json(f"notes/{case_id}.json", merged(self.info(case_id), info))

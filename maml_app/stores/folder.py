@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from maml_app.stores.identity import folder_identity
 from maml_app.stores.label_folder import LabelFolder
 from maml_app.stores.layouts import LABEL_STORE, Listings
 from maml_app.stores.ledger import LEDGER, Ledger
+from maml_app.stores.notes import merged
 
 TAG = re.compile(r"[A-Za-z0-9_]+")
 
@@ -139,6 +141,8 @@ class FolderStore:
 
     def info(self, case_id: str) -> dict[str, Any]:
         path = self.label_root / check_id(case_id) / "info.json"
+        if not os.path.exists(path):  # of most cases, and to fail to read takes longer
+            return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -147,7 +151,8 @@ class FolderStore:
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         case_id = self.case(case_id).id
-        self._write_json(self.label_root / case_id / "info.json", {**self.info(case_id), **info})
+        with self.holding(case_id):
+            self._write_json(self.label_root / case_id / "info.json", merged(self.info(case_id), info))
 
     @staticmethod
     def _write_json(path: Path, content: dict[str, Any]) -> None:

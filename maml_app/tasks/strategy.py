@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import IntEnum
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -20,13 +22,25 @@ from maml_app.tasks.answers import answering
 from maml_app.versions.registry import ModelRegistry
 
 RESERVED_S = 1800  # so long a case that was given to one annotator is not offered to another
+ASSIGNED = "assigned"  # in the notes, beside the names of the strategies that gave a case to someone
+
+
+class Turn(IntEnum):
+    """When a case is offered to someone, the first to come first.
+
+    ASSIGNED: to them by a reviewer, and not offered yet. LATER: skipped, or given to them before. TAKEN: given to
+    another lately. KEPT: assigned to another, who was not offered it yet.
+    """
+
+    ASSIGNED, FREE, LATER, TAKEN, KEPT = range(5)
 
 
 class RankedCase(Strategy):
-    """The first waiting case in a strategy's order that nobody else was just given.
+    """What a reviewer assigned, else the first waiting case in a strategy's order that nobody else was just given.
 
-    The request may hold `client_id` (who asks), `count` (a batch: their ids are in `batch`), and `skip` (a case that is
-    to be offered again only after all others).
+    What is answered is reserved for who asked. The request may hold `client_id` (who asks), `strategy` (under which
+    name it is reserved), `count` (a batch: their ids are in `batch`), and `skip` (a case that is to be offered again
+    only after all others).
     """
 
     def __init__(self, name: str, source: CaseSource, spec: TaskSpec, registry: ModelRegistry, said: str = "") -> None:
@@ -45,11 +59,15 @@ class RankedCase(Strategy):
         skip = str(request.get("skip") or "")
         if skip:
             self.source.update_info(self.source.resolve(skip)[0].id, {"skipped": time.time()})
-        order = self.waiting(str(request.get("client_id") or ""), _count(request))
+        client = str(request.get("client_id") or "")
+        order = self._offered(client, _count(request))
         if not order:
             return None  # MONAI Label answers {}, which clients take as "all done"
         chosen = order[0]
         batch = [candidate.case for candidate in order]
+        given = {str(request.get("strategy") or self.name): {"ts": time.time(), "client_id": client}}
+        for case in batch:
+            self.source.update_info(case, {"strategy": given})
         version = chosen.version
         answer: dict[str, Any] = {
             "id": chosen.case,
@@ -69,8 +87,17 @@ class RankedCase(Strategy):
             answer["batch"] = batch
         return answer
 
+    def _offered(self, client: str, count: int) -> list[Ranked]:
+        """The first cases for a client; one that another was given lately only where nothing else is left."""
+        turns = self._in_turn(client)
+        free = [candidate for turn, candidate in turns if turn < Turn.TAKEN]
+        return free[:count] or [candidate for turn, candidate in turns if turn == Turn.TAKEN][:1]
+
     def waiting(self, client: str, count: int = sys.maxsize) -> list[Ranked]:
         """The first cases that wait for a label by this client, best first; the free ones before others."""
+        return [candidate for _, candidate in self._in_turn(client)][:count]
+
+    def _in_turn(self, client: str) -> list[tuple[Turn, Ranked]]:
         cases = self.source.cases()
         histories = self.source.histories() if self.spec.review.readings > 1 else {}
         waiting = [case for case in cases if wants_label(case, histories.get(case.id, []), client, self.spec)]
@@ -79,40 +106,52 @@ class RankedCase(Strategy):
         # another draw once a label has come, the same until then
         pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
         done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
-        return self._in_turn(rank(self.name, pool), client, done, count)
+        found = []
+        for candidate in rank(self.name, pool):
+            turn, when = self._turn(candidate.case, client, done.get(candidate.case, set()))
+            found.append((turn, when, _assigned(candidate) if turn == Turn.ASSIGNED else candidate))
+        found.sort(key=lambda entry: (entry[0], entry[1], entry[2].place))
+        return [(turn, candidate) for turn, _, candidate in found]
+
+    def assign(self, case_id: str, client: str) -> None:
+        """Keep a case for someone until it was offered to them."""
+        self.source.update_info(case_id, {"strategy": {ASSIGNED: {"ts": time.time(), "client_id": client}}})
 
     def given_to(self, case_id: str) -> str:
-        """To whom a case was given lately; '' if to nobody."""
-        given = _given(self.source.info(case_id).get("strategy"))
-        who, when = max(given, key=lambda entry: entry[1], default=("", 0.0))
-        return who if time.time() - when < RESERVED_S else ""
-
-    def _in_turn(self, ranked: Sequence[Ranked], client: str, done: dict[str, set[str]], count: int) -> list[Ranked]:
-        """The first free ones in their order, then skipped and postponed ones, then those that others were given."""
-        free, others = [], []
-        for candidate in ranked:
-            held = self._held(candidate.case, client, done.get(candidate.case, set()))
-            if held == (0, 0.0):
-                free.append(candidate)
-                if len(free) == count:
-                    return free
-            else:
-                others.append((held, candidate.place, candidate))
-        return [*free, *(candidate for _, _, candidate in sorted(others, key=lambda entry: entry[:2]))][:count]
-
-    def _held(self, case_id: str, client: str, done: set[str]) -> tuple[int, float]:
-        """(0, 0) free, (1, when) skipped, or given to the same client before, (2, when) given to another lately.
-
-        Those in `done` have read the case and need it no longer.
-        """
+        """To whom a case is assigned, or was given lately; '' if to nobody."""
         info = self.source.info(case_id)
+        assigned, _ = _assignment(info)
+        who, when = max(_given(info.get("strategy")), key=lambda entry: entry[1], default=("", 0.0))
+        return assigned or (who if time.time() - when < RESERVED_S else "")
+
+    def _turn(self, case_id: str, client: str, done: set[str]) -> tuple[Turn, float]:
+        """When a case is offered to a client, and since when it is so; those in `done` need it no longer."""
+        info = self.source.info(case_id)
+        assigned, since = _assignment(info)
+        if assigned and assigned not in done:
+            return Turn.ASSIGNED if assigned == client else Turn.KEPT, since
         given = [(who, when) for who, when in _given(info.get("strategy")) if who not in done]
         others = [when for who, when in given if who != client]
         if time.time() - max(others, default=0.0) < RESERVED_S:
-            return 2, max(others)
+            return Turn.TAKEN, max(others)
         # who asks again without saving wants another case
         postponed = [when for who, when in [*given, (client, _time(info.get("skipped")))] if who == client and when]
-        return (1, max(postponed)) if postponed else (0, 0.0)
+        return (Turn.LATER, max(postponed)) if postponed else (Turn.FREE, 0.0)
+
+
+def _assigned(candidate: Ranked) -> Ranked:
+    return replace(candidate, tell=lambda: f"assigned to you; {candidate.reason}")
+
+
+def _assignment(info: Mapping[str, object]) -> tuple[str, float]:
+    """To whom a case is assigned who was not offered it since, and when; ("", 0) if to nobody."""
+    notes = info.get("strategy")
+    if not isinstance(notes, dict):
+        return "", 0.0
+    who, when = next(iter(_given({ASSIGNED: notes.get(ASSIGNED)})), ("", 0.0))
+    # nobody else is offered it meanwhile: who was given it since is the one to whom it is assigned
+    later = [given for _, given in _given({name: entry for name, entry in notes.items() if name != ASSIGNED})]
+    return (who, when) if when > max([*later, _time(info.get("skipped"))], default=0.0) else ("", 0.0)
 
 
 def _given(notes: object) -> list[tuple[str, float]]:

@@ -24,8 +24,10 @@ export class Saving {
     const answer = await question(box, `Your drawing is not saved. ${what}`, ['Save first', 'Drop it', 'Go back']);
     if (answer === 0) {
       await this.store();
+    } else if (answer === 1) {
+      await work.drop();
     }
-    return answer === 1 || (answer === 0 && !work.dirty);
+    return !work.dirty;
   }
 
   async store(nothingThere = false) {
@@ -34,6 +36,7 @@ export class Saving {
       throw new Error('There is nothing to save yet: segment the series, or start empty.');
     }
     tell('Saving …');
+    await work.keeping; // a draft that arrives after the label would come back as unsaved
     let answer;
     try {
       answer = await askJson(`/maml/series/${work.editing}/label`, work.form(nothingThere));
@@ -74,9 +77,9 @@ export class Saving {
     }
     const answer = await question(box, details.detail, ['Keep mine', 'Keep theirs', 'Look at theirs']);
     const path = `/maml/cases/${details.case}/labels/${details.mine}/choose`;
+    await work.dropDraft(); // the server has the drawing as a label
     if (answer === 0) {
-      await ask(path, post({ keep: true }));
-      await this.saved(details.mine, `${details.mine} is the label of this case now.`);
+      await this.keepMine(path, details);
     } else if (answer === 1) {
       await ask(path, post({ keep: false }));
       work.known.clear();
@@ -87,6 +90,22 @@ export class Saving {
       work.begin(work.editing, { words: details.theirs, parent: details.theirs, proposal: '', model: '' });
       tell(`This is ${details.theirs}. Yours is kept as ${details.mine}: open it from the versions.`);
     }
+  }
+
+  /** What is kept in place of the label that the person was told of; is there a newer one by now, they are asked anew. */
+  async keepMine(path, details) {
+    let kept;
+    try {
+      kept = await askJson(path, post({ keep: true, replaces: details.theirs }));
+    } catch (error) {
+      if (error instanceof Refused && error.status === 409 && error.details.conflict) {
+        await this.conflict(error.details);
+        return;
+      }
+      throw error;
+    }
+    const label = kept.label.split('@')[1];
+    await this.saved(label, `${label} is the label of this case now.`);
   }
 
   /** The earlier versions, newest first. */

@@ -9,6 +9,7 @@ export class Work {
   constructor(viewer) {
     this.viewer = viewer;
     this.steps = new Steps();
+    this.keeping = null; // drafts on their way to the server
     this.leave();
   }
 
@@ -135,8 +136,28 @@ export class Work {
       return false;
     }
     this.drafted = Date.now();
-    await ask(`/maml/series/${this.editing}/draft`, this.form());
+    const sent = ask(`/maml/series/${this.editing}/draft`, this.form());
+    this.keeping = Promise.allSettled([this.keeping, sent]);
+    await sent;
     return true;
+  }
+
+  /** Have the server forget the draft; what is still unsaved after that is kept anew. */
+  async dropDraft() {
+    await this.keeping; // or one that is on its way would come back
+    try {
+      await ask(`/maml/series/${this.editing}/draft`, { method: 'DELETE' });
+    } catch (error) {
+      throw new Error(`The draft of your drawing could not be dropped, it is still here: ${error.message}`);
+    }
+    this.drafted = 0;
+  }
+
+  /** Give the drawing up; it stays on the screen until something takes its place. */
+  async drop() {
+    await this.dropDraft();
+    this.dirty = false;
+    this.base = { ...this.base, words: 'Dropped, and saved nowhere.' };
   }
 
   /** The name under which the server has what is on the screen; keeps a draft if that is nowhere else. */

@@ -91,11 +91,11 @@ def test_a_reviewer_follows_and_leads_a_campaign(browser: Browser, shared: Share
     page.locator("#recent tr").filter(has_text="final-0003").get_by_text("rejected").wait_for()
     assert shared.history("phantom_000")[-1]["decisions"][-1]["comment"] == "the rim is missing"
     page.once("dialog", lambda dialog: dialog.accept("carl"))
-    first = page.locator("#queue li").first
-    name = first.locator("strong").inner_text()
-    first.get_by_role("button", name="Assign").click()
+    last = page.locator("#queue li").last
+    name = last.locator("strong").inner_text()
+    last.get_by_role("button", name="Assign").click()
     page.locator("#queue li").filter(has_text=name).get_by_text("with carl").wait_for()
-    assert shared.ask("POST", "/activelearning/first", "carl", json={}).json()["id"] is not None
+    assert shared.ask("POST", "/activelearning/first", "carl", json={}).json()["id"] == name
     page.get_by_role("button", name="Train").click()
 
     page.get_by_role("button", name="Stop").wait_for()

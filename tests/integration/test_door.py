@@ -351,6 +351,17 @@ def test_notes_cannot_upset_the_choice(door: Door, notes: Any) -> None:
     assert door.ask("POST", "/activelearning/random", json={}).json()["id"] in ("phantom_004", "phantom_005")
 
 
+def test_notes_cannot_pass_for_the_choice(door: Door) -> None:
+    notes = {"id": "phantom_000", "path": "/etc/passwd", "reason": "x", "waiting": "x", "choice": "x"}
+    for case in ("phantom_004", "phantom_005"):
+        answer = door.ask("PUT", f"/datastore/image/info?image={case}", data={"info": json.dumps({**notes, "own": 1})})
+        assert answer.status_code == 200
+    chosen = door.ask("POST", "/activelearning/random", json={}).json()
+    assert chosen["id"] == chosen["case"]
+    assert chosen["own"] == 1
+    assert not [name for name, value in notes.items() if chosen[name] == value]
+
+
 def test_notes_that_are_damaged_already_do_not_upset_the_choice(door: Door) -> None:
     for content in ('{"strategy": {"random": {"ts": "x"}}}', '{"strategy": "x", "skipped": "y"}', "[[[", "\0"):
         file = door.studies / "maml_labels" / "phantom_004" / "info.json"

@@ -348,6 +348,7 @@ def test_unsaved_work_is_kept_and_asked_about(page: Page, running: Running) -> N
     press(page, "empty")
     answer(page, "Drop it")
     message(page, "An empty segmentation")
+    assert info_of(running, series)["draft"] is None
     assert not any(plane.any() for plane in in_viewer(page, series).values())
     # slices between drawn ones are filled in; parts are listed, and a click goes to one
     stroke(page, "mr_t1")
@@ -398,6 +399,7 @@ def test_two_tabs_do_not_replace_each_other(page: Page, running: Running, tmp_pa
     assert stored(running, 1, tmp_path)[0] == theirs
     answer(other, "Keep mine")
     message(other, "is the label of this case now")
+    assert info_of(running, ct)["draft"] is None
     _, file = stored(running, 1, tmp_path)
     assert_same(on_server(running, ct, read_label(file).voxels), mine)
     other.close()

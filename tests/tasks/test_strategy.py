@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,8 @@ from maml_app.versions.registry import ModelRegistry
 
 
 def asked(trainer: TrainEnsemble, datastore: CaseDatastore, name: str, **request: Any) -> dict[str, Any]:
-    """`next` as MONAI Label's endpoint does it, which notes what was given to whom."""
-    strategy = RankedCase(name, trainer.source, trainer.spec, trainer.registry)
-    answer = strategy(request, datastore) or {}
-    if answer:
-        info = datastore.get_image_info(answer["id"])
-        given = {**info.get("strategy", {}), name: {"ts": int(time.time()), "client_id": request.get("client_id")}}
-        datastore.update_image_info(answer["id"], {"strategy": given})
-    return answer
+    """What `next` answers; {} if no case waits."""
+    return RankedCase(name, trainer.source, trainer.spec, trainer.registry)(request, datastore) or {}
 
 
 def unlabel(studies: Path, *cases: str) -> None:
@@ -64,6 +57,52 @@ def test_a_case_given_to_one_is_not_offered_to_another(
     assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_000"
     monkeypatch.setattr("maml_app.tasks.strategy.RESERVED_S", -1)
     assert asked(trainer, datastore, "first", client_id="carla")["id"] == "phantom_000"
+
+
+def test_what_is_assigned_comes_first_once_and_to_nobody_else(
+    trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlabel(studies, "phantom_000", "phantom_001")
+    strategy = RankedCase("first", trainer.source, trainer.spec, trainer.registry)
+    assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_000"
+    for case in ("phantom_004", "phantom_000"):  # in the order in which they were assigned, given before or not
+        strategy.assign(case, "anna")
+        assert strategy.given_to(case) == "anna"
+    monkeypatch.setattr("maml_app.tasks.strategy.RESERVED_S", -1)  # what was only given is free again
+    assert strategy.given_to("phantom_004") == "anna"
+    assert asked(trainer, datastore, "first", client_id="ben", count=3)["id"] == "phantom_001"
+    for case in ("phantom_004", "phantom_000"):
+        answer = asked(trainer, datastore, "first", client_id="anna")
+        assert answer["id"] == case
+        assert ": assigned to you; " in answer["reason"]
+    assert asked(trainer, datastore, "first", client_id="anna")["id"] == "phantom_001"
+    # it stays settled when the case is given to another after a while, and is assigned anew by a reviewer only
+    assert asked(trainer, datastore, "first", client_id="ben")["id"] == "phantom_000"
+    assert asked(trainer, datastore, "first", client_id="carl")["id"] == "phantom_000"
+    strategy.assign("phantom_001", "ben")
+    assert "phantom_001" not in asked(trainer, datastore, "first", client_id="carl", count=9)["batch"]
+    # skipped by the one to whom it is assigned: no longer first, and free for others
+    assert asked(trainer, datastore, "first", client_id="ben", skip="phantom_001")["id"] == "phantom_000"
+    assert "phantom_001" in asked(trainer, datastore, "first", client_id="carl", count=9)["batch"]
+
+
+def test_nothing_is_offered_rather_than_what_another_is_to_do(trainer: TrainEnsemble, datastore: CaseDatastore) -> None:
+    RankedCase("first", trainer.source, trainer.spec, trainer.registry).assign("phantom_004", "anna")
+    assert asked(trainer, datastore, "random", client_id="ben") == {}
+    assert asked(trainer, datastore, "random", client_id="anna")["id"] == "phantom_004"
+
+
+def test_each_case_of_a_batch_is_reserved(trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path) -> None:
+    unlabel(studies, *(f"phantom_00{number}" for number in range(4)))
+    assert asked(trainer, datastore, "first", client_id="anna", count=3)["batch"] == [
+        "phantom_000",
+        "phantom_001",
+        "phantom_002",
+    ]
+    assert asked(trainer, datastore, "first", client_id="ben", count=3)["batch"] == ["phantom_003", "phantom_004"]
+    # nothing is left: the one that was given away first, and no batch of them
+    answer = asked(trainer, datastore, "first", client_id="carl", count=3)
+    assert (answer["id"], "batch" in answer) == ("phantom_000", False)
 
 
 def test_a_skipped_case_comes_after_all_others(trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path) -> None:

@@ -237,20 +237,13 @@ def roll_back(house: Here, user: Leading) -> dict[str, str | None]:
 @router.post("/maml/cases/{case}/skip")
 def skip(house: Here, user: Drawing, case: Name) -> dict[str, str]:
     """Offer a case again only after all others."""
-    with house.saving:
-        house.source.update_info(house.source.case(case).id, {"skipped": time.time()})
+    house.source.update_info(case, {"skipped": time.time()})
     return {"case": case}
 
 
 @router.post("/maml/cases/{case}/assign")
 def assign(house: Here, user: Leading, case: Name, person: Person) -> dict[str, str]:
-    """Give a case to someone: for a while it is offered to nobody else."""
-    with house.saving:
-        notes = house.source.info(house.source.case(case).id)
-        before = notes.get("strategy")
-        given = {
-            **(before if isinstance(before, dict) else {}),
-            "assigned": {"ts": int(time.time()), "client_id": person.to},
-        }
-        house.source.update_info(case, {"strategy": given})
+    """Give a case to someone: it is offered to them first, and to nobody else until it was."""
+    with house.choosing:  # or someone who is being given the case would pass for the one to whom it is assigned
+        house.app._strategies["random"].assign(case, person.to)
     return {"case": case, "to": person.to}

@@ -86,8 +86,7 @@ def image_info(house: Here, user: Looking, image: ImageId) -> dict[str, Any]:
 def note(house: Here, user: Drawing, image: ImageId, info: Annotated[str, Form()] = "{}") -> None:
     """Add notes about a case."""
     notes = parsed(info, Notes, "info").model_dump()
-    with house.saving:
-        house.store.update_image_info(image, {**notes, **({"user": user.name} if user.name else {})})
+    house.store.update_image_info(image, {**notes, **({"user": user.name} if user.name else {})})
 
 
 @router.get("/datastore/label")
