@@ -92,7 +92,7 @@ export class Saving {
     }
   }
 
-  /** What is kept in place of the label that the person was told of; is there a newer one by now, they are asked anew. */
+  /** Their own in place of the label that they were told of; is there a newer one by now, they are asked anew. */
   async keepMine(path, details) {
     let kept;
     try {

@@ -51,8 +51,8 @@ function workplace(pressed, failing = '') {
     if (path.endsWith('/choose')) {
       const { keep, replaces } = JSON.parse(body);
       if (keep && server.third && replaces !== server.third) {
-        const details = { conflict: 'unseen', case: 'c', mine: 'final-0003', theirs: server.third, detail: 'carl saved' };
-        return json(details, 409);
+        const told = { conflict: 'unseen', case: 'c', mine: 'final-0003', theirs: server.third, detail: 'carl' };
+        return json(told, 409);
       }
       const copy = server.third ? 'final-0005' : 'final-0003';
       server.label = keep ? copy : 'final-0002';
