@@ -1,11 +1,11 @@
 """What a request and a training step cost: ratios to named rivals, each pair run in turn in one process.
 
-Parts: `forward2`, `forward3`, `forward4` (windows and training steps of so many modalities against an early-fusion
-U-Net), `growth` (of a window with its voxels), `samples` (training patches from prepared cases and from files),
-`request` (a case through the infer task against MONAI Label's stock task with MONAI's transforms around the same
-network), `brain` (the same for four sequences of a brain on nothing), `stem` (the same as `brain`, the network with a
-stem), `memory` (of a large request), `threads` (two threads alone and beside a busy process), `start` (command line and
-server). One thread unless said.
+Parts: `windows2`, `windows3`, `windows4`, `steps2`, `steps3`, `steps4` (windows and training steps of so many
+modalities against an early-fusion U-Net), `growth` (of a window with its voxels), `samples` (training patches from
+prepared cases and from files), `request` (a case through the infer task against MONAI Label's stock task with MONAI's
+transforms around the same network), `brain` (the same for four sequences of a brain on nothing), `stem` (the same as
+`brain`, the network with a stem), `memory` (of a large request), `threads` (two threads alone and beside a busy
+process), `start` (command line and server). One thread unless said.
 """
 
 from __future__ import annotations
@@ -77,35 +77,42 @@ def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> Seconds:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a window of this many voxels along each axis, and of a training step, of so many modalities.
+def windows(modalities: int, side: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a window of this many voxels along each axis, of so many modalities.
 
     In bfloat16 as well where the processor multiplies it itself.
     """
     maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
     window = torch.randn(1, modalities, side, side, side)
     everything = torch.ones(modalities, dtype=torch.bool)
-    windows: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         DYNUNET: partial(dynunet(modalities), window),
         "early fusion": partial(Answering(rival, everything), window),
     }
     for count in range(1, modalities + 1):
         present = torch.arange(modalities) < count
-        windows[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
-    windows["a stem"] = partial(Answering(stem, everything), window)
+        calls[f"{count} of {modalities}"] = partial(Answering(maml, present), window)
+    calls["a stem"] = partial(Answering(stem, everything), window)
     for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
-        windows[f"{name}, torch's own layers"] = partial(Answering(torchs_own(network), everything), window)
+        calls[f"{name}, torch's own layers"] = partial(Answering(torchs_own(network), everything), window)
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     halves = (False, True) if "BF16" in able else (False,)
     for name, network in (("early fusion", rival), (f"{modalities} of {modalities}", maml), ("a stem", stem)):
         for half in halves:
             graph = Compiled(network, window.shape[2:], half).answer(everything, wait=True)
             assert graph is not None
-            windows[f"{name}, OpenVINO{' bfloat16' * half}"] = partial(graph, window)
+            calls[f"{name}, OpenVINO{' bfloat16' * half}"] = partial(graph, window)
     with torch.inference_mode():
-        seconds = in_turn(windows, repeats)
+        seconds = in_turn(calls, repeats)
+    return {f"{modalities} modalities, {side} voxels": against(seconds, DYNUNET)}
+
+
+def steps(modalities: int, side: int, repeats: int) -> dict[str, Any]:
+    """Seconds of a training step on one patch of this many voxels along each axis, of so many modalities."""
+    maml, rival, stem = (build_network(modalities, 4, settings).eval() for settings in (WIDTHS, RIVAL, STEM))
+    window = torch.randn(1, modalities, side, side, side)
     apart = torch.cat([torch.eye(modalities)[:, None], torch.ones(1, 1, modalities)]) > 0
-    steps = in_turn(
+    seconds = in_turn(
         {
             "training step, early fusion": training_step(rival, window, None),
             "training step": training_step(maml, window, torch.ones(1, 1, modalities, dtype=torch.bool)),
@@ -114,8 +121,7 @@ def forward(modalities: int, side: int, repeats: int) -> dict[str, Any]:
         },
         max(1, repeats // 2),
     )
-    told = against(seconds, DYNUNET) | against(steps, "training step, early fusion")
-    return {f"{modalities} modalities, {side} voxels": told}
+    return {f"{modalities} modalities, {side} voxels": against(seconds, "training step, early fusion")}
 
 
 def dynunet(modalities: int) -> nn.Module:
@@ -254,7 +260,7 @@ def start(folder: Path) -> dict[str, Any]:
 def main(
     out: Annotated[Path, typer.Argument(help="JSON file; parts that are not run anew stay in it")],
     parts: Annotated[str, typer.Option(help="names with commas between")] = (
-        "forward2,forward3,forward4,growth,samples,request,brain,stem,memory,threads,start"
+        "windows2,windows3,windows4,steps2,steps3,steps4,growth,samples,request,brain,stem,memory,threads,start"
     ),
     side: Annotated[int, typer.Option(help="of a window, voxels")] = 64,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
@@ -265,7 +271,8 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         measured: dict[str, Callable[[], dict[str, Any]]] = {
-            **{f"forward{count}": partial(forward, count, side, repeats) for count in (2, 3, 4)},
+            **{f"windows{count}": partial(windows, count, side, repeats) for count in (2, 3, 4)},
+            **{f"steps{count}": partial(steps, count, side, repeats) for count in (2, 3, 4)},
             "growth": lambda: growth(repeats),
             "samples": lambda: samples(folder, repeats),
             "request": lambda: request(folder / "abdomen", two_phases(), *abdomen((512, 512, 200)), (0.8, 0.8, 2.5)),
@@ -278,9 +285,9 @@ def main(
         for part in parts.split(","):
             if part not in measured:
                 raise typer.BadParameter(f"expected some of {', '.join(measured)}, got {part!r}")
-            name = part.rstrip("234")
-            # windows of another size, or of other modalities, stay
-            found[name] = (found.get(name, {}) if name == "forward" else {}) | (told := measured[part]())
+            name, told = part.rstrip("234"), measured[part]()
+            # those of another size, or of other modalities, stay
+            found[name] = (found.get(name, {}) if name != part else {}) | told
             machine = {"processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
             found["machines"] = found.get("machines", {}) | {name: machine}
             write_text(out, json.dumps(found, indent=1) + "\n")
