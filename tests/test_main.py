@@ -175,6 +175,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     for command, place in commands:
         printed = call(*command, "--out", place, expect=2)
         assert f"error: --out: expected a folder that can be written to, got {file}" in printed, command
+    assert "expected a model file such as x.safetensors" in call("train", *used, "--out", tmp_path / "x.yaml", expect=2)
     printed = call("train", *used, "--out", studies, expect=2)
     assert f"error: --out: expected a file, got the folder {studies}" in printed
 

@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from maml_app.cases.source import teaching
 from maml_app.commands.common import COLUMNS, MAX_SEED, Cases, Device, Studies, TaskOption, out, ready_file
 from maml_app.commands.opening import chosen_cases, open_task, tell_unused_files
+from maml_app.errors import SettingsError
 
 
 def train(
@@ -56,6 +57,10 @@ def train(
             "network": spec.network.model_copy(update={"kind": network} if network else {}),
         }
     )
+    described = out_file.with_suffix(".yaml")
+    if described == out_file:
+        raise SettingsError(f"--out: expected a model file such as {out_file.stem}.safetensors, got {out_file.name}")
+    ready_file(out_file)
     chosen = join_torchrun(device) or pick_device(device)
     unused = tell_unused_files(source, cases) if ranks()[0] == 0 else 0
     with Progress(*COLUMNS, console=out) as progress:
@@ -76,7 +81,6 @@ def train(
         if len(studied) < len(asked):
             out.print(f"{len(asked) - len(studied)} cases of a test set do not teach", style="yellow")
         recipe = Recipe(seed=seed, devices=(chosen,), report=show)
-        ready_file(out_file)
         with memory_told():
             result = run(spec, studied, recipe)
         if ranks()[0] > 0:
@@ -84,8 +88,8 @@ def train(
         result = refined(spec, result, studied, recipe)
     store_model(out_file, result.network, result.checkpoint)
     # beside the model, for people: what it was trained for and how; the file may be used as a task.yaml again
-    described = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
-    write_text(out_file.with_suffix(".yaml"), described)
+    told = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    write_text(described, told)
     out.print(f"model written to {out_file}, trained on {len(result.checkpoint.notes['trained_on'])} cases")
     if result.validation:
         scores = result.validation
