@@ -15,7 +15,7 @@ from maml_app.cases.case import FileRef
 from maml_app.disk import write_atomically
 from maml_app.errors import GridError, ImageError, LabelError
 from maml_app.imaging.claims import nifti_shape, unpacked
-from maml_app.imaging.header import REWRITE, placed_grid
+from maml_app.imaging.header import REWRITE, placed_grid, second_grid
 from maml_app.imaging.nrrd_file import read_nrrd
 from maml_app.imaging.volume import Array, Grid, Volume
 
@@ -80,6 +80,13 @@ def _grid(ref: FileRef, image: Any) -> Grid:
 def read_grid(ref: FileRef) -> Grid:
     """Shape and affine from the header alone. Raises as `read_image`."""
     return _grid(ref, _open(ref))
+
+
+def read_grids(ref: FileRef) -> tuple[Grid, Grid]:
+    """The grid, and the one that programs see which prefer the qform. Raises as `read_image`."""
+    image = _open(ref)
+    grid = _grid(ref, image)
+    return grid, second_grid(image, grid)
 
 
 def read_image(ref: FileRef) -> Volume:

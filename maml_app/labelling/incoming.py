@@ -10,7 +10,7 @@ import numpy as np
 from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError, MamlError
-from maml_app.imaging.files import read_grid
+from maml_app.imaging.files import read_grids
 from maml_app.imaging.labels import off_grid, to_task_values
 from maml_app.imaging.reading import images_elsewhere
 from maml_app.imaging.volume import Volume
@@ -43,12 +43,14 @@ def checked_label(
     grids, broken = {}, []
     for name in sorted(case.grids, key=lambda name: name != asked):
         try:
-            grid = read_grid(case.grids[name])
+            grid, seen = read_grids(case.grids[name])
         except MamlError as error:
             broken.append(f"\n  {name} cannot be used: {error}")
             continue
         if grid.same_as(label.grid) and name not in elsewhere:
             return label, name
+        if seen.same_as(label.grid) and name not in elsewhere:  # drawn where ITK sees the image: on the same voxels
+            return Volume(label.voxels, grid.affine), name
         if name in elsewhere:
             broken.append(f"\n  {name} cannot be used: {elsewhere[name]}")
         else:

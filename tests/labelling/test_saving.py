@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from maml_app.cases.history import State, Told
 from maml_app.cases.recipe import Review
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import CaseError, ConflictError, LabelError
 from maml_app.imaging.files import read_grid, read_label
-from maml_app.imaging.labels import read_stored_label
+from maml_app.imaging.labels import read_case_label, read_stored_label
 from maml_app.imaging.volume import Volume
 from maml_app.labelling.proposals import KEPT, Proposals
 from maml_app.labelling.saving import Pick, Sent, choose, restore, save
@@ -184,6 +186,34 @@ def test_an_earlier_version_can_be_restored(store: FolderStore, spec: TaskSpec) 
     assert np.array_equal(read_label(newest.path).voxels, label_of(store, 3).voxels)
     with pytest.raises(CaseError, match=r"expected a label of \['final-0001'.*got 'final-0009'"):
         restore(store, spec, CASE, "final-0009", Told())
+
+
+def test_a_label_drawn_where_itk_sees_the_image_is_on_its_voxels(tmp_path: Path) -> None:
+    """A converter wrote the cosines of the sform with three decimals: it is skewed, and the qform is not."""
+    spec, shape = shipped("brats_mr"), (200, 200, 12)
+    path = tmp_path / "A" / "t1.nii.gz"
+    affine = oblique((0.9, 0.9, 5.0))
+    affine[:3, :3] = (affine[:3, :3] / (0.9, 0.9, 5.0)).round(3) * (0.9, 0.9, 5.0)
+    image = nib.Nifti1Image(np.random.default_rng(0).integers(80, 120, shape).astype(np.int16), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)  # nibabel leaves the shears out
+    image.header.set_xyzt_units("mm")
+    path.parent.mkdir()
+    nib.save(image, path)
+    seen = sitk.ReadImage(str(path))
+    drawn = np.zeros(shape, np.uint8)
+    drawn[20:40, 150:160, 3:5] = 1
+    label = sitk.GetImageFromArray(drawn.T)
+    label.CopyInformation(seen)
+    sitk.WriteImage(label, str(tmp_path / "label.nrrd"))
+    sent_label = read_label(tmp_path / "label.nrrd")
+    store = FolderStore(tmp_path, spec)
+    grid = read_grid(store.case("A").images["t1"])
+    assert not grid.same_as(sent_label.grid)
+    assert save(store, spec, Sent("A", sent_label)).image == "t1"
+    stored = read_case_label(store.case("A"), spec)
+    assert stored.grid.same_as(grid)
+    np.testing.assert_array_equal(stored.voxels, drawn)
 
 
 def test_a_label_on_an_image_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
