@@ -53,8 +53,8 @@ def implausible(values: Array, modality: Modality) -> str:
 
 
 def _no_hounsfield(values: Array, low: float, high: float) -> str:
-    shown = values[values >= AIR_HU]
-    low = float(shown.min()) if low < AIR_HU and shown.size else low
+    if low < AIR_HU:
+        low = float(values.min(where=values >= AIR_HU, initial=high))
     soft = float(np.mean((values > SOFT_HU[0]) & (values < SOFT_HU[1])))
     wrapped = float(np.mean(values > HIGHEST_HU))
     if wrapped > WRAPPED_SHARE:
