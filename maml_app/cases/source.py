@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +123,9 @@ class CaseSource(Protocol):
 
     def info(self, case_id: str) -> dict[str, Any]:
         """Notes about a case, as clients left them (empty if none)."""
+
+    def notes(self) -> Mapping[str, Mapping[str, object]]:
+        """`info` of every case that has any, at once."""
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         """Merge notes into what is kept about a case, those that hold several as well; others wait meanwhile."""

@@ -7,7 +7,6 @@ changed or deleted: a label is stored as a new SEG series.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -240,11 +239,11 @@ class DicomWebStore:
         return self.cache.folder
 
     def info(self, case_id: str) -> dict[str, Any]:
-        name = f"notes/{case_id}.json"
-        if not os.path.exists(self.cache.folder / name):  # of most cases, and to fail to read takes longer
-            return {}
-        content = self.cache.read_json(name)
+        content = self.cache.read_json(f"notes/{case_id}.json")
         return content if isinstance(content, dict) else {}
+
+    def notes(self) -> Mapping[str, Mapping[str, object]]:
+        return {path.stem: self.info(path.stem) for path in (self.cache.folder / "notes").glob("*.json")}
 
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         case_id = self.case(case_id).id

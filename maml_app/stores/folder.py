@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from maml_app.stores.layouts import LABEL_STORE, Listings
 from maml_app.stores.ledger import LEDGER, Ledger
 from maml_app.stores.notes import merged
 
+INFO = "info.json"
 TAG = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -140,9 +141,13 @@ class FolderStore:
         raise CaseError(f"expected a series of an archive, got {series!r}: files are told apart by their names")
 
     def info(self, case_id: str) -> dict[str, Any]:
-        path = self.label_root / check_id(case_id) / "info.json"
-        if not os.path.exists(path):  # of most cases, and to fail to read takes longer
-            return {}
+        return self._info(self.label_root / check_id(case_id) / INFO)
+
+    def notes(self) -> Mapping[str, Mapping[str, object]]:
+        return {path.parent.name: self._info(path) for path in self.label_root.glob(f"*/{INFO}")}
+
+    @staticmethod
+    def _info(path: Path) -> dict[str, Any]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -152,7 +157,7 @@ class FolderStore:
     def update_info(self, case_id: str, info: dict[str, Any]) -> None:
         case_id = self.case(case_id).id
         with self.holding(case_id):
-            self._write_json(self.label_root / case_id / "info.json", merged(self.info(case_id), info))
+            self._write_json(self.label_root / case_id / INFO, merged(self.info(case_id), info))
 
     @staticmethod
     def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -106,9 +106,10 @@ class RankedCase(Strategy):
         # another draw once a label has come, the same until then
         pool = Pool(waiting, labelled, scores, self.spec, seed=len(labelled))
         done = {name: {found.entry.author for found in readings(of_case)} for name, of_case in histories.items()}
+        notes = self.source.notes()
         found = []
         for candidate in rank(self.name, pool):
-            turn, when = self._turn(candidate.case, client, done.get(candidate.case, set()))
+            turn, when = _turn(notes.get(candidate.case, {}), client, done.get(candidate.case, set()))
             found.append((turn, when, _assigned(candidate) if turn == Turn.ASSIGNED else candidate))
         found.sort(key=lambda entry: (entry[0], entry[1], entry[2].place))
         return [(turn, candidate) for turn, _, candidate in found]
@@ -124,19 +125,19 @@ class RankedCase(Strategy):
         who, when = max(_given(info.get("strategy")), key=lambda entry: entry[1], default=("", 0.0))
         return assigned or (who if time.time() - when < RESERVED_S else "")
 
-    def _turn(self, case_id: str, client: str, done: set[str]) -> tuple[Turn, float]:
-        """When a case is offered to a client, and since when it is so; those in `done` need it no longer."""
-        info = self.source.info(case_id)
-        assigned, since = _assignment(info)
-        if assigned and assigned not in done:
-            return Turn.ASSIGNED if assigned == client else Turn.KEPT, since
-        given = [(who, when) for who, when in _given(info.get("strategy")) if who not in done]
-        others = [when for who, when in given if who != client]
-        if time.time() - max(others, default=0.0) < RESERVED_S:
-            return Turn.TAKEN, max(others)
-        # who asks again without saving wants another case
-        postponed = [when for who, when in [*given, (client, _time(info.get("skipped")))] if who == client and when]
-        return (Turn.LATER, max(postponed)) if postponed else (Turn.FREE, 0.0)
+
+def _turn(info: Mapping[str, object], client: str, done: set[str]) -> tuple[Turn, float]:
+    """When a case with these notes is offered to a client, and since when it is so; `done` need it no longer."""
+    assigned, since = _assignment(info)
+    if assigned and assigned not in done:
+        return Turn.ASSIGNED if assigned == client else Turn.KEPT, since
+    given = [(who, when) for who, when in _given(info.get("strategy")) if who not in done]
+    others = [when for who, when in given if who != client]
+    if time.time() - max(others, default=0.0) < RESERVED_S:
+        return Turn.TAKEN, max(others)
+    # who asks again without saving wants another case
+    postponed = [when for who, when in [*given, (client, _time(info.get("skipped")))] if who == client and when]
+    return (Turn.LATER, max(postponed)) if postponed else (Turn.FREE, 0.0)
 
 
 def _assigned(candidate: Ranked) -> Ranked:
