@@ -39,7 +39,8 @@ def checked_label(
     """
     label = _renumbered(label, spec, segments)
     label = to_task_values(label, spec, case.id)
-    elsewhere = images_elsewhere(case, spec)
+    # the series of an archive's case share a frame of reference, and to look at one is to fetch it
+    elsewhere = {} if case.study else images_elsewhere(case, spec)
     grids, broken = {}, []
     for name in sorted(case.grids, key=lambda name: name != asked):
         try:

@@ -244,7 +244,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def depth(text: str | bytes) -> int:
-    """How deep brackets lie within brackets; those in quotes count too, which only makes it stricter."""
+    """How deep brackets lie within brackets; those in quotes count too: a first look, before the parser's own bound."""
     raw = text.encode() if isinstance(text, str) else text
     deepest = here = 0
     for byte in raw:
