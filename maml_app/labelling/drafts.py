@@ -74,8 +74,15 @@ class Drafts:
             return None
 
     def drop(self, case: str, author: str) -> None:
-        """Forget a draft: it was saved as a label, or is not wanted."""
+        """Forget a draft: it was saved as a label, or is not wanted.
+
+        Raises:
+            StudiesError: it cannot be removed.
+        """
         record, draft = self._record(case, author), self.of(case, author)
-        record.unlink(missing_ok=True)
-        if draft:
-            record.with_name(draft.file).unlink(missing_ok=True)
+        try:
+            record.unlink(missing_ok=True)
+            if draft:
+                record.with_name(draft.file).unlink(missing_ok=True)
+        except OSError as error:
+            raise StudiesError(f"{record.parent}: the draft could not be removed ({error})") from None

@@ -314,7 +314,14 @@ def test_voxels_of_the_viewer_land_on_their_slices(running: Running, tmp_path: P
     order = np.random.default_rng(0).permutation(len(slices))
     body = np.ascontiguousarray(label.transpose(2, 1, 0)[order]).tobytes()
     form = {"slices": json.dumps([slices[place] for place in order]), "params": json.dumps({"drawn": "MANUAL"})}
+    draft = requests.put(f"{url}/maml/series/{series}/draft", form, files={"voxels": body}, timeout=60)
+    assert draft.status_code == 200, draft.text
+    kept = next(running.models.parent.rglob("drafts/*/*.nii.gz"))
+    kept.unlink()
+    kept.mkdir()  # what nobody can unlink: the label is saved all the same
     answer = requests.put(f"{url}/maml/series/{series}/label", form, files={"voxels": body}, timeout=60).json()
+    assert f"{answer['label']} is saved, but" in running.server.log.read_text()
+    assert requests.get(f"{url}/maml/series/{series}", timeout=60).json()["draft"] is None
     assert answer["modality"] == "mr_t1"
     assert answer["volume_ml"]["organ"] == round(3 * grid.voxel_ml, 2)
     found = requests.get(f"{url}/datastore/label", {"label": answer["label"], "tag": "final"}, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from fastapi.responses import Response
 
 from maml_app.cases.case import Case
 from maml_app.correcting.correct import Marked, Prompt, along
-from maml_app.errors import LabelError, SettingsError
+from maml_app.errors import LabelError, SettingsError, StudiesError
 from maml_app.imaging.files import read_grid
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.labels import read_stored_label
@@ -30,6 +31,7 @@ from maml_app.server.routes.history import seen_case
 from maml_app.server.routes.labels import store_label
 
 router = APIRouter()
+logger = logging.getLogger(__name__)
 
 DRAFT = "draft"
 Voxels = Annotated[UploadFile, File(description="uint8 label values, column fastest, then row, then slice")]
@@ -89,7 +91,10 @@ def save_voxels(
     with house.decoding:
         label = _drawn(house, case, asked, voxels, slices)
         entry = store_label(house, Sent(series, label, told.told(user.name), nothing_there=told.nothing_there))
-    Drafts(house.source.state).drop(case.id, user.name)
+    try:
+        Drafts(house.source.state).drop(case.id, user.name)
+    except StudiesError as error:  # who sees a failure saves once more
+        logger.warning("%s@%s is saved, but %s", entry.case, entry.label, error)
     return {
         "label": f"{entry.case}@{entry.label}",
         "series": series,
