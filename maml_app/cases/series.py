@@ -71,7 +71,8 @@ class Series:
     """A DICOM series as listed, or one of the volumes that it holds.
 
     `attributes` are the first image's, by keyword, lists joined by a backslash. `part` names the volume where the
-    series holds several. `problem` says why it is no volume, `notes` what was left out of it.
+    series holds several. `problem` says why it is no volume, `notes` what was left out of it. `content` changes with
+    its images, and with how it is listed.
     """
 
     uid: str
@@ -84,6 +85,7 @@ class Series:
     part: str = ""
     problem: str = ""
     notes: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def key(self) -> str:

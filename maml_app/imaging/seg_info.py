@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from maml_app.cases.spec import Label, TaskSpec
 from maml_app.errors import LabelError, ObjectError
@@ -31,6 +32,7 @@ class SegInfo:
     number: int
     author: str = ""
     record: str = ""  # ours: the label's entry in its history, JSON
+    frame: str = ""  # FrameOfReferenceUID; '' if it does not say
 
 
 def seg_info(header: Dataset) -> SegInfo:
@@ -62,6 +64,7 @@ def seg_info(header: Dataset) -> SegInfo:
         number=number,
         author=str(header.get("ContentCreatorName", "") or ""),
         record=_record(header) if ours else "",
+        frame=str(header.get("FrameOfReferenceUID", "") or ""),
     )
 
 
@@ -70,6 +73,8 @@ def _record(header: Dataset) -> str:
         value = header.private_block(GROUP, CREATOR)[RECORD].value
     except KeyError:
         return ""
+    if isinstance(value, MultiValue):  # UT is one value (PS3.5 6.2), but archives cut it at each backslash
+        value = "\\".join(str(part or "") for part in value)
     # an archive that does not know the element gives it as bytes
     return value.rstrip(b"\0 ").decode(errors="replace") if isinstance(value, bytes) else str(value)
 

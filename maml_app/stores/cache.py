@@ -1,6 +1,6 @@
 """What was fetched from an archive, kept on disk: only complete files, least recently used ones go first.
 
-<cache>/headers-3/<uid>.json  what the headers of a series or SEG tell
+<cache>/headers-4/<uid>-<hash>.json  what the headers of a series or SEG tell
 <cache>/images/<uid>.nii      a series as a volume, and <uid>.json: its slices
 <cache>/labels/<uid>.nii.gz   a SEG as a label map
 <cache>/notes/<case>.json     notes that clients left; never dropped

@@ -72,7 +72,7 @@ class DicomWebStore:
 
         def ref(series: Series) -> FileRef:
             part = f"-{hashlib.sha256(series.part.encode()).hexdigest()[:6]}" if series.part else ""
-            name = f"images/{series.uid}-{series.images}{part}.{READING}.nii"
+            name = f"images/{series.uid}-{series.content}{part}.{READING}.nii"
             return FileRef(self.cache.folder / name, fetch=partial(self._fetch_image, name, series))
 
         used = {series.key for series in examination.series.values()}
@@ -109,11 +109,14 @@ class DicomWebStore:
         return archive_identity(self.pacs.url)
 
     def case(self, case_id: str) -> Case:
+        return self.case_of(self._examination(case_id))
+
+    def _examination(self, case_id: str) -> Examination:
         study = case_id.rpartition("-")[0] or case_id
         # no case id of ours: nothing to ask the archive for
         listed = self.examinations(study) if UID.fullmatch(study) else []
         found = [
-            self.case_of(examination)
+            examination
             for examination in listed
             if examination.series and case_id in (examination.id, examination.study)
         ]
@@ -133,6 +136,12 @@ class DicomWebStore:
             if asked not in case.grids:
                 raise CaseError(f"case {case.id}: expected one of its images {sorted(case.grids)}, got {asked!r}")
             return case, asked
+        studies = sorted({str(row.StudyInstanceUID) for row in rows})
+        if len(studies) > 1:
+            raise CaseError(
+                f"series {uid}: expected it in one study of {self.pacs.url}, got it in {' and '.join(studies)}; take "
+                "the copy out of the archive, or give its images UIDs of their own"
+            )
         why = "it is not CT, PET or MR"
         for examination in self.examinations(str(rows[0].StudyInstanceUID)):
             choices = [choice for choice in examination.choices if name in (choice.series.key, choice.series.uid)]
@@ -191,11 +200,17 @@ class DicomWebStore:
         rows = self.pacs.series(series=series) if UID.fullmatch(series) else []
         if not rows:
             raise CaseError(f"expected a series of {self.pacs.url}, got the unknown one {series!r}")
-        siblings = {str(row.SeriesInstanceUID) for row in self.pacs.series(str(rows[0].StudyInstanceUID))}
+        siblings = {series}
+        for examination in self.examinations(str(rows[0].StudyInstanceUID)):
+            uids = {choice.series.uid for choice in examination.choices}
+            siblings |= uids if series in uids else set()
         kept = self.cache.read_json(ASSIGNED)
         forced = {**self.forced, **(kept if isinstance(kept, dict) else {})}
-        same = [uid for uid, name in forced.items() if modality and name == modality and uid in siblings]
-        forced = {uid: name for uid, name in forced.items() if uid not in same} | {series: modality or None}
+        # said of a volume of a series by `UID#part`, or of the whole
+        about = {key: key.partition("#")[0] for key in forced}
+        same = [key for key in forced if modality and forced[key] == modality and about[key] in siblings]
+        same += [key for key in forced if about[key] == series]
+        forced = {key: name for key, name in forced.items() if key not in same} | {series: modality or None}
         self.cache.write_json(ASSIGNED, forced)
         self.forced = forced
 
@@ -209,12 +224,11 @@ class DicomWebStore:
         return self.labels.add(examination, image, Volume(label.voxels, label.affine), tag, told)
 
     def history(self, case_id: str) -> list[Recorded]:
-        self.case(case_id)
-        return self.labels.ledger.history(case_id)
+        return self.labels.recorded(self._examination(case_id))
 
     def histories(self) -> dict[str, list[Recorded]]:
-        self.cases()
-        return {case: found for case, found in self.labels.ledger.histories().items() if found}
+        here = {listed.id: self.labels.recorded(listed) for listed in self.examinations() if listed.series}
+        return {case: found for case, found in {**self.labels.ledger.histories(), **here}.items() if found}
 
     def decide(self, decision: Decision) -> None:
         known = [label.entry.label for label in self.history(decision.case)]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from maml_app.cases.assigning import assign
 from maml_app.cases.series import DESCRIPTION, DICOM_MODALITY, Choice, Series, shared_by
@@ -20,7 +21,7 @@ from maml_app.imaging.survey import Surveyed, survey
 from maml_app.stores.cache import Cache
 from maml_app.stores.pacs import Pacs
 
-HEADERS = "headers-3"  # the folder in the cache; another name for each way of writing them
+HEADERS = "headers-4"  # the folder in the cache; another name for each way of writing them
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class _Listed:
     volumes: tuple[Surveyed, ...] = ()
     segs: tuple[SegInfo, ...] = ()
     failed: str = ""
+    patient: str = ""
+    content: str = ""
 
     def series(self) -> list[Series]:
         return [
@@ -97,6 +100,7 @@ class _Listed:
                 volume.part,
                 volume.problem,
                 volume.notes,
+                self.content,
             )
             for volume in self.volumes
         ]
@@ -126,7 +130,7 @@ def list_examinations(
 ) -> list[Examination]:
     """Every study and frame of reference that holds CT, PET or MR series, sorted by id; of one study if named.
 
-    The list is asked for afresh; a series' headers are read once, and again when its number of images changes. A series
+    The list is asked for afresh; a series' headers are read once, and again when its row in the list changes. A series
     whose headers cannot be read costs only itself: it is a hint of its study's examinations.
 
     Raises:
@@ -139,7 +143,7 @@ def list_examinations(
     result = []
     for one_study in dict.fromkeys(row.study for row in listed):
         members = [row for row in listed if row.study == one_study]
-        patient = _patient(pacs, one_study, rows)
+        patient = _patient(pacs, one_study, rows, members)
         result += _of_study(one_study, patient, members, spec, forced)
     return sorted(result, key=lambda examination: examination.id)
 
@@ -155,7 +159,7 @@ def _of_study(
     for frame in frames:
         members = [series for series in every if series.frame == frame]
         uids = {series.uid for series in members}
-        segs = [info for row in listed for info in row.segs if info.refers_to in uids]
+        segs = [info for row in listed for info in row.segs if info.refers_to in uids and _lies_in(frame, info, every)]
         segs.sort(key=lambda info: (info.written, info.number, info.instance))
         # what could not be read is told with the modality that it would be, as far as its listing says
         choices = assign([*members, *(row.unread(frame) for row in failed)], spec.modalities, forced, shared)
@@ -163,6 +167,7 @@ def _of_study(
         hints = tuple(row.lost for row in failed if row.uid not in told)
         used = tuple(choice for choice in choices if choice.series.uid in uids | told)
         result.append(Examination(case_id(study, frame), study, frame, patient, used, tuple(segs), hints))
+    result = [replace(found, hints=(*found.hints, *_astray(listed))) for found in result]
     if failed and not result:
         hints = tuple(row.lost for row in failed)
         result.append(Examination(case_id(study, ""), study, "", patient, (), (), hints))
@@ -170,6 +175,24 @@ def _of_study(
         replace(examination, hints=(*examination.hints, *_elsewhere(examination, result, spec)))
         for examination in result
     ]
+
+
+def _astray(listed: Sequence[_Listed]) -> list[str]:
+    """That labels of ours are drawn on series which are not there any more."""
+    here = {row.uid for row in listed}
+    return [
+        f"SEG {info.instance} (version {info.number}{', by ' + info.author if info.author else ''}) does not count: it "
+        f"is drawn on series {info.refers_to}, which is not in its study any more"
+        for row in listed
+        for info in row.segs
+        if info.ours and info.refers_to not in here
+    ]
+
+
+def _lies_in(frame: str, info: SegInfo, every: Sequence[Series]) -> bool:
+    """Whether a SEG is of this frame of reference; it has to say so only where its series' images are in several."""
+    frames = {series.frame for series in every if series.uid == info.refers_to}
+    return info.frame == frame or info.frame not in frames
 
 
 def _elsewhere(examination: Examination, study: Sequence[Examination], spec: TaskSpec) -> list[str]:
@@ -187,21 +210,28 @@ def _elsewhere(examination: Examination, study: Sequence[Examination], spec: Tas
     ]
 
 
-def _patient(pacs: Pacs, study: str, rows: Sequence[Dataset]) -> str:
-    """The PatientID of a study; without one the study stands for the patient, so that its cases stay together."""
-    known = {str(row.get("PatientID", "") or "").strip() for row in rows if str(row.StudyInstanceUID) == study} - {""}
+def _patient(pacs: Pacs, study: str, rows: Sequence[Dataset], listed: Sequence[_Listed]) -> str:
+    """The PatientID of a study; without one the study stands for the patient, so that its cases stay together.
+
+    That of the images goes first: in lists some archives garble all but Latin letters.
+    """
+    known = {row.patient for row in listed} - {""}
+    if not known:
+        known = {_patient_id(row) for row in rows if str(row.StudyInstanceUID) == study} - {""}
     if not known:  # a series' row need not have it, a study's must
-        known = {str(row.get("PatientID", "") or "").strip() for row in pacs.studies(study)} - {""}
+        known = {_patient_id(row) for row in pacs.studies(study)} - {""}
     return min(known, default=study)
 
 
+def _patient_id(said: Dataset) -> str:
+    value = said.get("PatientID") or ""
+    return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)).strip()
+
+
 def _listed(pacs: Pacs, cache: Cache, row: Dataset) -> _Listed:
-    """What the headers of a listed series tell, from the cache where its number of images is known and the same."""
-    study, uid, count = (
-        str(row.StudyInstanceUID),
-        str(row.SeriesInstanceUID),
-        _whole(row, "NumberOfSeriesRelatedInstances"),
-    )
+    """What the headers of a listed series tell, from the cache where its row is the same, and tells how many."""
+    study, uid = str(row.StudyInstanceUID), str(row.SeriesInstanceUID)
+    count = _whole(row, "NumberOfSeriesRelatedInstances")
     listed = _Listed(
         uid,
         study,
@@ -209,12 +239,13 @@ def _listed(pacs: Pacs, cache: Cache, row: Dataset) -> _Listed:
         _whole(row, "SeriesNumber"),
         str(row.get("SeriesDescription", "") or ""),
     )
-    name = f"{HEADERS}/{uid}-{count}.json"
+    row_says = f"{count} {listed.modality} {listed.number} {listed.description} {_patient_id(row)}"
+    name = f"{HEADERS}/{uid}-{_hash(row_says)}.json"
     kept = cache.read_json(name) if count else None
     if isinstance(kept, dict):
         return _with(listed, kept)
     try:
-        content = _read(pacs, listed)
+        content = _read(pacs, listed, row_says)
     except ObjectError as error:
         return replace(listed, failed=str(error))
     if count:
@@ -226,21 +257,34 @@ def _with(listed: _Listed, content: Mapping[str, Any]) -> _Listed:
     return replace(
         listed,
         modality=content["modality"],
+        patient=content["patient"],
+        content=content["content"],
         volumes=tuple(Surveyed(**{**volume, "notes": tuple(volume["notes"])}) for volume in content["volumes"]),
         segs=tuple(SegInfo(**seg) for seg in content["segs"]),
     )
 
 
-def _read(pacs: Pacs, listed: _Listed) -> dict[str, Any]:
+def _read(pacs: Pacs, listed: _Listed, row_says: str) -> dict[str, Any]:
     """Ask for the headers of a series; nothing of it is left where it went away."""
     headers = pacs.headers(listed.study, listed.uid)
     modality = listed.modality or next((str(header.get("Modality", "")) for header in headers), "")
-    content: dict[str, Any] = {"modality": modality, "volumes": [], "segs": []}
+    images = sorted(str(header.get("SOPInstanceUID", "")) for header in headers)
+    content: dict[str, Any] = {
+        "modality": modality,
+        "patient": next(map(_patient_id, headers), ""),
+        "content": _hash("\n".join([row_says, *images])),
+        "volumes": [],
+        "segs": [],
+    }
     if modality == "SEG":
         content["segs"] = [asdict(seg_info(header)) for header in headers]
     elif headers and modality in DICOM_MODALITY.values():
         content["volumes"] = [asdict(volume) for volume in survey(headers)]
     return content
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _whole(row: Dataset, keyword: str) -> int:

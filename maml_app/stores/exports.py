@@ -12,12 +12,12 @@ from maml_app.cases.case import Case
 from maml_app.cases.history import State, now
 from maml_app.disk import write_atomically
 from maml_app.errors import LabelError, MamlError, StudiesError
-from maml_app.imaging.dicom import stack
 from maml_app.imaging.labels import read_stored_label
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.rtstruct_write import write_rtstruct
 from maml_app.stores.dicomweb import DicomWebStore
 from maml_app.stores.examinations import Examination
+from maml_app.stores.label_archive import drawn_on
 
 Kind = Literal["seg", "rtstruct"]
 
@@ -66,8 +66,7 @@ def _structures(store: DicomWebStore, examination: Examination, case: Case) -> D
     info = store.labels.segs(examination)[case.label.id]
     label = read_stored_label(case.label, store.spec)
     headers = store.pacs.headers(examination.study, info.refers_to)
-    parts = [choice.series.part for choice in examination.choices if choice.series.uid == info.refers_to]
-    orders = [stack(headers, part) for part in parts]
+    orders = drawn_on(examination, info, headers)
     order = next((order for order in orders if order.grid.same_as(label.grid)), None)
     if order is None:
         raise LabelError(f"series {info.refers_to} changed in the archive since the label was drawn")

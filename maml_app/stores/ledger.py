@@ -40,6 +40,13 @@ MIGRATIONS = [
     CREATE TRIGGER decisions_stay BEFORE DELETE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions stay'); END;
     CREATE TRIGGER decisions_same BEFORE UPDATE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions stay'); END;
     """,
+    # labels whose record could not be read are asked for it again
+    """
+    DROP TRIGGER entries_stay;
+    DELETE FROM entries WHERE gone = 0 AND json_extract(content, '$.content') = '';
+    CREATE TRIGGER entries_stay BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries stay'); END;
+    UPDATE cases SET stamp = '';
+    """,
 ]
 
 

@@ -121,8 +121,26 @@ def test_a_ledger_of_a_newer_version_is_left_alone(studies: Path, spec: TaskSpec
     with sqlite3.connect(tmp_path / "state" / LEDGER) as database:
         database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     database.close()
-    with pytest.raises(StudiesError, match=r"made by a newer version of maml_app \(form 2, this one knows 1\)"):
+    with pytest.raises(StudiesError, match=r"made by a newer version of maml_app \(form 3, this one knows 2\)"):
         FolderStore(studies, spec, tmp_path / "state").cases()
+
+
+def test_labels_of_an_older_ledger_whose_record_was_not_read_are_asked_again(tmp_path: Path) -> None:
+    file, told = tmp_path / LEDGER, Entry(case="a", label="final-0001", version=1, author="anna", content="abc")
+    with sqlite3.connect(file) as database:
+        database.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+        for label, content in (("final-0001", ""), ("final-0002", "def")):
+            entry = told.model_copy(update={"label": label, "content": content, "author": ""})
+            database.execute(
+                "INSERT INTO entries (case_name, label, content) VALUES ('a', ?, ?)", [label, entry.model_dump_json()]
+            )
+        database.execute("INSERT INTO cases VALUES ('a', 'seen')")
+    database.close()
+    ledger = Ledger(file)
+    assert ledger.stamp("a") == ""
+    second = told.model_copy(update={"label": "final-0002"})
+    ledger.write("a", "anew", {"final-0001": told, "final-0002": second}, {})
+    assert [found.entry.author for found in ledger.history("a")] == ["anna", ""]
 
 
 def test_where_it_cannot_be_kept_the_labels_are_read_at_each_start(

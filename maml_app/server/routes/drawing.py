@@ -150,7 +150,7 @@ def keep_draft(
         label = _drawn(house, case, asked, voxels, slices)
         draft = Draft(
             author=user.name,
-            image=asked,
+            image=case.series.get(asked, asked),  # which series is a modality may change
             parent=told.parent,
             proposal=told.proposal.content,
         )
