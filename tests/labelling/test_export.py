@@ -100,6 +100,50 @@ def test_brats_has_its_own_values_and_nibabel_reads_them(studies: Path, tmp_path
     assert set(values.tolist()) == {0, 1, 2, 4}
 
 
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize(
+    ("ids", "values"), [("BraTS-PED-0000{}-000", (1, 2, 4)), ("BraTS-GLI-0000{}-000", (1, 2, 3))], ids=["ped", "gli"]
+)
+def test_ids_that_stand_for_values_of_their_own_keep_their_classes(
+    tmp_path: Path, layout: str, ids: str, values: tuple[int, ...]
+) -> None:
+    for number in (1, 2):
+        name = ids.format(number)
+        brain(tmp_path / "studies" / name, prefix=f"{name}_")
+        save(tmp_path / "studies" / name / f"{name}_seg.nii.gz", lesion(values))
+    export(FolderStore(tmp_path / "studies", BRATS), BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    before, after = (FolderStore(tmp_path / place, BRATS).cases() for place in ("studies", "out"))
+    assert len(after) == 2
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(read_case_label(other, BRATS).voxels, read_case_label(one, BRATS).voxels)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_a_test_set_and_the_visits_of_a_patient_stay_what_they_are(tmp_path: Path, layout: str) -> None:
+    names = ["P01_2020-01-01", "P01_2021-01-01", "P02", "T03"]
+    for name in names:
+        part = "Ts" if name == "T03" else "Tr"
+        for channel in range(len(BRATS.modalities)):
+            save(tmp_path / f"studies/images{part}/{name}_{channel:04d}.nii.gz", tissue(700 + channel))
+        save(tmp_path / f"studies/labels{part}/{name}.nii.gz", lesion())
+    told = {
+        "channel_names": dict(enumerate(BRATS.modality_names)),
+        "labels": {"background": 0, **{label.name: label.value for label in BRATS.labels}},
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "studies" / "dataset.json").write_text(json.dumps(told))
+    before = FolderStore(tmp_path / "studies", BRATS)
+    assert [case.id for case in before.cases() if case.held_out] == ["T03"]
+    rows = export(before, BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    assert [(row.patient, row.held_out) for row in rows] == [(name[:3], name == "T03") for name in names]
+    after = FolderStore(tmp_path / "out", BRATS).cases()
+    patients = [case.patient_id.removeprefix("sub-") for case in after if not case.held_out]
+    assert patients == ["P01", "P01", "P02"]
+    held_out = [case.id for case in after if case.held_out]
+    assert held_out == (["T03"] if layout in ("nnunet", "msd") else [])
+    assert ("it is of the test set" in rows[-1].left_out) == (not held_out)
+
+
 def test_an_image_on_the_labels_grid_shows_the_same_place(tmp_path: Path) -> None:
     """A bright asymmetric block, on a grid of its own, comes out where it lies in space."""
     case = brain(tmp_path / "studies" / "A", lesion())

@@ -46,10 +46,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Item:
-    """One case with its label, as a layout writes it. `name` is a plain name without the patient's."""
+    """One case with its label, as a layout writes it.
+
+    `name` is a plain name without the patient's; `patient` is told by it too, and the same for all cases of one.
+    """
 
     case: Case
     name: str
+    patient: str
     label: Volume
     spec: TaskSpec
     link: bool
@@ -94,12 +98,13 @@ class Layout(Protocol):
     """How a data set lies on disk."""
 
     whole: bool  # whether every modality must be there
+    tests: bool  # whether it has a place for a test set
 
     def write(self, item: Item, folder: Path) -> list[str]:
         """Write one case. Returns the modalities that were resampled onto the label's grid."""
 
-    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
-        """Write what describes the whole."""
+    def finish(self, names: Sequence[str], tests: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+        """Write what describes the whole: the cases to train on, and those of the test set."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,10 @@ class Row:
 
     case: str
     name: str
+    patient: str
     label: str
     state: str
+    held_out: bool = False
     left_out: str = ""
     without: str = ""
     resampled: str = ""
@@ -137,33 +144,33 @@ def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wi
         raise StudiesError(f"{out_dir}: expected a folder that is not there yet, so that nothing is overwritten")
     cases = [case for case in source.cases() if case.label is not None]
     histories = source.histories()
-    rows, names = [], []
+    rows: list[Row] = []
+    written: dict[str, bool] = {}  # name -> whether it is of the test set
     try:
         with workspace(out_dir.resolve().parent) as work:
             folder = work / "dataset"
             folder.mkdir()
-            for number, case in enumerate(cases, start=1):
-                # ids of an archive are UIDs: they are told in the table alone
-                name = f"case{number:04d}" if case.study else case.id
+            for case, (name, patient) in zip(cases, _names(cases), strict=True):
                 known = {found.entry.label: found for found in histories.get(case.id, [])}
                 found = known.get(case.label.id) if case.label else None
-                row = _row(case, name, found, wish)
+                row = replace(_row(case, name, found, wish), patient=patient, held_out=case.held_out)
                 try:
                     problems = _check(case, found, spec, layout, wish)
                     row = replace(row, without="; ".join(f"{image}: {why}" for image, why in problems.items()))
                     images = {image: ref for image, ref in case.images.items() if image not in problems}
                     label = read_case_label(case, spec)
-                    item = Item(replace(case, images=images), name, label, spec, wish.link)
+                    item = Item(replace(case, images=images), name, patient, label, spec, wish.link)
                     resampled = layout.write(item, folder)
                 except MamlError as error:
                     rows.append(replace(row, left_out=str(error)))
                     continue
                 rows.append(replace(row, resampled=", ".join(resampled)))
-                names.append(name)
-            if not names:
+                written[name] = case.held_out
+            if not written:
                 reasons = "".join(f"\n  {row.case}: {row.left_out}" for row in rows[:5])
                 raise StudiesError(f"expected final labels to export, got none that can be{reasons}")
-            layout.finish(names, spec, folder)
+            taught = [name for name, held_out in written.items() if not held_out]
+            layout.finish(taught, [name for name in written if name not in taught], spec, folder)
             _table(rows, folder)
             folder.rename(out_dir)
     except OSError as error:
@@ -171,10 +178,31 @@ def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wi
     return rows
 
 
+def _names(cases: Sequence[Case]) -> list[tuple[str, str]]:
+    """A case's name in the data set, and its patient's, which other programs can tell from it.
+
+    Ids of an archive are UIDs, and its patients have names: they are told in the table alone, or not at all.
+    """
+    visits: dict[str, list[str]] = {}
+    for case in cases:
+        visits.setdefault(case.patient_id, []).append(case.id)
+    numbers = {patient: f"case{number:04d}" for number, patient in enumerate(visits, start=1)}
+    found = []
+    for case in cases:
+        if not case.study:
+            found.append((case.id, case.patient_id))
+            continue
+        patient, ids = numbers[case.patient_id], visits[case.patient_id]
+        found.append((f"{patient}_tp{ids.index(case.id) + 1}" if len(ids) > 1 else patient, patient))
+    return found
+
+
 def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> dict[str, str]:
     """Images of the case that cannot be used, and why. Raises LabelError for a case that cannot be in the data set."""
     if wish.reviewed and found is not None and found.state != State.REVIEWED:
         raise LabelError(f"{found.entry.label} is not reviewed")
+    if case.held_out and not layout.tests:
+        raise LabelError("it is of the test set, for which this layout has no place: whoever trains would train on it")
     problems = dict(inspect(case, spec).left_out)
     missing = [name for name in spec.modality_names if name not in case.images or name in problems]
     if layout.whole and missing:
@@ -186,11 +214,12 @@ def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, w
 def _row(case: Case, name: str, found: Recorded | None, wish: Wish) -> Row:
     label = case.label.id if case.label else ""
     if found is None:
-        return Row(case.id, name, label, "came with the images")
+        return Row(case.id, name, "", label, "came with the images")
     entry = found.entry
     return Row(
         case.id,
         name,
+        "",
         label,
         found.state.value,
         author="" if wish.anonymous else entry.author,

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from maml_app.cases.spec import OWN, TaskSpec
+from maml_app.cases.values import stated_convention
 from maml_app.disk import write_atomically, write_text
 from maml_app.errors import LabelError
 from maml_app.imaging.files import write_label
@@ -18,19 +19,22 @@ from maml_app.labelling.export.dataset import Item, Layout, write_json
 
 
 class NnUnet:
-    """nnU-Net: imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, dataset.json. One grid a case, no channel missing."""
+    """nnU-Net: imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, dataset.json. One grid a case, no channel missing.
 
-    whole = True
+    The test set lies in imagesTs and labelsTs.
+    """
+
+    whole = tests = True
 
     def write(self, item: Item, folder: Path) -> list[str]:
         resampled = []
         for channel, modality in enumerate(item.spec.modality_names):
-            path = folder / "imagesTr" / f"{item.name}_{channel:04d}.nii.gz"
+            path = folder / f"images{_set(item)}" / f"{item.name}_{channel:04d}.nii.gz"
             resampled += [modality] if item.write_image(modality, path, on_label=True) else []
-        write_label(folder / "labelsTr" / f"{item.name}.nii.gz", item.label.voxels, item.label.affine)
+        write_label(folder / f"labels{_set(item)}" / f"{item.name}.nii.gz", item.label.voxels, item.label.affine)
         return resampled
 
-    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+    def finish(self, names: Sequence[str], tests: Sequence[str], spec: TaskSpec, folder: Path) -> None:
         content = {
             "name": spec.name,
             "description": spec.title,
@@ -43,19 +47,22 @@ class NnUnet:
 
 
 class Decathlon:
-    """The Medical Segmentation Decathlon: imagesTr/NAME.nii.gz with a channel a modality, labelsTr, dataset.json."""
+    """The Medical Segmentation Decathlon: imagesTr/NAME.nii.gz with a channel a modality, labelsTr, dataset.json.
 
-    whole = True
+    The test set lies in imagesTs and labelsTs.
+    """
+
+    whole = tests = True
 
     def write(self, item: Item, folder: Path) -> list[str]:
         volumes = [item.on_label(modality).voxels for modality in item.spec.modality_names]
         image = nib.Nifti1Image(np.stack(volumes, axis=-1).astype(np.float32), item.label.affine)
-        path = folder / "imagesTr" / f"{item.name}.nii.gz"
+        path = folder / f"images{_set(item)}" / f"{item.name}.nii.gz"
         write_atomically(path, lambda part: nib.save(image, part))
-        write_label(folder / "labelsTr" / f"{item.name}.nii.gz", item.label.voxels, item.label.affine)
+        write_label(folder / f"labels{_set(item)}" / f"{item.name}.nii.gz", item.label.voxels, item.label.affine)
         return list(item.spec.modality_names)
 
-    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+    def finish(self, names: Sequence[str], tests: Sequence[str], spec: TaskSpec, folder: Path) -> None:
         files = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
         content = {
             "name": spec.name,
@@ -64,9 +71,9 @@ class Decathlon:
             "modality": {str(channel): name for channel, name in enumerate(spec.modality_names)},
             "labels": {"0": "background", **{str(label.value): label.name for label in spec.labels}},
             "numTraining": len(names),
-            "numTest": 0,
+            "numTest": len(tests),
             "training": files,
-            "test": [],
+            "test": [f"./imagesTs/{name}.nii.gz" for name in tests],
         }
         write_json(folder / "dataset.json", content)
 
@@ -74,13 +81,15 @@ class Decathlon:
 class Brats:
     """A folder a case, as BraTS: NAME/NAME_t1ce.nii.gz, NAME/NAME_seg.nii.gz; images keep their own grids.
 
-    Labels have the values of BraTS 2018 where the task knows that convention, else the task's own.
+    Labels have the values that the case's id stands for, as those of BraTS-PED; else of BraTS 2018 where the task knows
+    that convention, else the task's own.
     """
 
-    whole = False
+    whole = tests = False
 
     def write(self, item: Item, folder: Path) -> list[str]:
-        convention = "brats2018" if "brats2018" in item.spec.writable else OWN
+        known = "brats2018" if "brats2018" in item.spec.writable else OWN
+        convention = stated_convention(item.spec, item.name) or known
         check_convention(item.spec, convention)
         for modality in item.case.images:
             item.write_image(modality, folder / item.name / f"{item.name}_{modality}.nii.gz")
@@ -88,40 +97,49 @@ class Brats:
         write_label(folder / item.name / f"{item.name}_seg.nii.gz", voxels, item.label.affine)
         return []
 
-    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+    def finish(self, names: Sequence[str], tests: Sequence[str], spec: TaskSpec, folder: Path) -> None:
         """Nothing describes the whole."""
 
 
 class Bids:
-    """BIDS: sub-NAME/anat/sub-NAME_MODALITY.nii.gz, and the label as a derivative with a dseg.tsv.
+    """BIDS: sub-PATIENT/anat/sub-PATIENT_MODALITY.nii.gz, and the label as a derivative with a dseg.tsv.
 
-    A modality keeps its name in the task as suffix; `participants.tsv` lists the cases.
+    What a case's name has besides the patient is its session: sub-PATIENT/ses-REST. A modality keeps its name in the
+    task as suffix; `participants.tsv` lists the patients.
     """
 
-    whole = False
+    whole = tests = False
 
     def write(self, item: Item, folder: Path) -> list[str]:
-        subject = self._subject(item.name)
-        if (folder / subject).exists():
-            raise LabelError(f"its name as BIDS, {subject}, is that of another case too; rename one")
+        entities = self._entities(item)
+        place, name = Path(*entities), "_".join(entities)
+        if (folder / place / "anat").exists():
+            raise LabelError(f"its name as BIDS, {name}, is that of another case too; rename one")
         for modality in item.case.images:
-            item.write_image(modality, folder / subject / "anat" / f"{subject}_{modality}.nii.gz")
-        home = folder / "derivatives" / "labels" / subject / "anat"
-        write_label(home / f"{subject}_desc-lesion_dseg.nii.gz", item.label.voxels, item.label.affine)
+            item.write_image(modality, folder / place / "anat" / f"{name}_{modality}.nii.gz")
+        home = folder / "derivatives" / "labels" / place / "anat"
+        write_label(home / f"{name}_desc-lesion_dseg.nii.gz", item.label.voxels, item.label.affine)
         return []
 
-    def finish(self, names: Sequence[str], spec: TaskSpec, folder: Path) -> None:
+    def finish(self, names: Sequence[str], tests: Sequence[str], spec: TaskSpec, folder: Path) -> None:
         described = {"Name": spec.title, "BIDSVersion": "1.9.0", "GeneratedBy": [{"Name": "maml_app"}]}
         write_json(folder / "dataset_description.json", {**described, "DatasetType": "raw"})
         write_json(folder / "derivatives/labels/dataset_description.json", {**described, "DatasetType": "derivative"})
         rows = [f"{label.value}\t{label.name}" for label in spec.labels]
         write_text(folder / "derivatives/labels/dseg.tsv", "\n".join(["index\tname", *rows]) + "\n")
-        subjects = [self._subject(name) for name in names]
+        subjects = sorted(path.name for path in folder.glob("sub-*"))
         write_text(folder / "participants.tsv", "\n".join(["participant_id", *subjects]) + "\n")
 
     @staticmethod
-    def _subject(name: str) -> str:
-        return f"sub-{re.sub(r'[^A-Za-z0-9]', '', name)}"
+    def _entities(item: Item) -> list[str]:
+        patient, session = (
+            re.sub(r"[^A-Za-z0-9]", "", text) for text in (item.patient, item.name.removeprefix(item.patient))
+        )
+        return [f"sub-{patient}", *([f"ses-{session}"] if session else [])]
+
+
+def _set(item: Item) -> str:
+    return "Ts" if item.case.held_out else "Tr"
 
 
 LAYOUTS: dict[str, type[Layout]] = {"nnunet": NnUnet, "msd": Decathlon, "brats": Brats, "bids": Bids}
