@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from maml_app.errors import ImageError
 from maml_app.imaging.lenient import lenient
-from maml_app.imaging.pixels import frame_values, no_hounsfield, stored_pixels, tells_no_scale
+from maml_app.imaging.pixels import frame_values, stored_pixels, tells_no_scale, unusable
 from maml_app.imaging.planes import TO_RAS, Slice, Stack, planes
 from maml_app.imaging.sorting import sort_out
 from maml_app.imaging.suv import suv_factor
@@ -40,16 +40,15 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
     """The volume of a series (or a part of it, as in `stack`), float32: CT in HU, PET in SUV, MR as stored.
 
     Raises:
-        ImageError: as `stack`; colour or undecodable pixels; CT that is not in HU; a PET series that does not tell its
-            SUV; two images at one place with different pixels.
+        ImageError: as `stack`; colour or undecodable pixels; CT that is not in HU; slices some of which lack their
+            scale; a PET series that does not tell its SUV; two images at one place with different pixels.
     """
     with lenient():
         found = sort_out(images)
         order = found.part(key).stack(found.notes)
         used = [images[part.image] for part in order.slices]
-        for image in used:
-            if problem := no_hounsfield(image):
-                raise ImageError(problem)
+        if problem := unusable([(images[part.image], part.frame) for part in order.slices]):
+            raise ImageError(problem)
         scale = suv_factor(used) if used[0].get("Modality") == "PT" else 1.0
         voxels = np.empty(order.grid.shape, np.float32)
         decoded: dict[int, Array] = {}

@@ -5,6 +5,7 @@ PS3.3 C.7.6.3.1 (Image Pixel), C.7.5.1.1.2 (Pixel Padding), C.11.1 (Modality LUT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,11 @@ def _float(source: Dataset, keyword: str) -> float | None:
         raise ImageError(f"expected {keyword} as a number, got {value!r}") from None
 
 
+def unusable(slices: Sequence[tuple[Dataset, int]]) -> str:
+    """Why the slices of a volume (image and frame) cannot become values, by their headers; '' if they may."""
+    return next(filter(None, (no_hounsfield(image) for image, _ in slices)), "") or _scaled_in_part(slices)
+
+
 def no_hounsfield(image: Dataset) -> str:
     """Why a CT image's values are not in Hounsfield units, by its header; '' if they are or may be."""
     if image.get("Modality") != "CT":
@@ -159,5 +165,33 @@ def no_hounsfield(image: Dataset) -> str:
 
 def tells_no_scale(image: Dataset) -> bool:
     """Whether a CT image lacks slope and intercept (type 1), so that only its values can tell whether they are HU."""
-    names = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
-    return image.get("Modality") == "CT" and all(attribute(image, 0, name) in (None, "") for name in names)
+    return image.get("Modality") == "CT" and not _scale(image, 0)
+
+
+def _scale(image: Dataset, frame: int) -> tuple[str, ...]:
+    """Which of the attributes that lead from stored values to modality values an image has; a LUT stands for both."""
+    names = ("RescaleSlope", "RescaleIntercept")
+    if attribute(image, frame, "ModalityLUTSequence"):
+        return names
+    return tuple(name for name in names if attribute(image, frame, name) not in (None, ""))
+
+
+def _scaled_in_part(slices: Sequence[tuple[Dataset, int]]) -> str:
+    """What is wrong with a CT or PET volume of which only some slices say how they are scaled; '' if nothing is.
+
+    No value gives that away: those without lie among the others' values, 1024 HU too high.
+    """
+    if slices[0][0].get("Modality") not in ("CT", "PT"):
+        return ""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for image, frame in slices:
+        found.setdefault(_scale(image, frame), []).append(f"{image.get('SOPInstanceUID')}")
+    if len(found) == 1:
+        return ""
+    got = ", ".join(
+        f"{' and '.join(names) or 'neither'} in {len(images)} (as {images[0]})" for names, images in found.items()
+    )
+    return (
+        f"expected RescaleSlope and RescaleIntercept in all {len(slices)} slices, got {got}: they are not on one "
+        "scale; send the series to the archive again"
+    )

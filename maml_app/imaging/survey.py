@@ -10,7 +10,7 @@ from pydicom.multival import MultiValue
 
 from maml_app.errors import ImageError
 from maml_app.imaging.lenient import BROKEN_VALUE, lenient
-from maml_app.imaging.pixels import no_hounsfield
+from maml_app.imaging.pixels import unusable
 from maml_app.imaging.sorting import TELLS, Part, sort_out, told
 from maml_app.imaging.suv import suv_factor
 
@@ -52,7 +52,7 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
     problem = ""
     try:
         part.stack(notes)
-        problem = next(filter(None, map(no_hounsfield, used)), "")
+        problem = unusable([(headers[slice_.image], slice_.frame) for slice_ in part.slices])
         # private attributes and sequences need not come with the headers: what is absent is judged with the images
         told_here = first.get("RadiopharmaceuticalInformationSequence") and first.get("Units") != "CNTS"
         if first.get("Modality") == "PT" and told_here:

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series
+from maml_app.imaging.survey import survey
 from maml_app.imaging.volume import Array, Volume
 from tests.imaging.objects import OBLIQUE, images, orthogonal
 
@@ -151,3 +152,24 @@ def test_hu_that_is_stored_as_it_is_needs_no_rescale(spec: TaskSpec) -> None:
         _no_rescale(image)
         image.PhotometricInterpretation = "MONOCHROME1"  # how it is shown, not what it is
     np.testing.assert_array_equal(read_series(series)[0].voxels, body())
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "got"),
+    [
+        ("ct", ("RescaleSlope", "RescaleIntercept"), r"RescaleSlope and RescaleIntercept in 3 \(as .*\), neither in 2"),
+        ("ct", ("RescaleIntercept",), r"RescaleSlope and RescaleIntercept in 3 \(as .*\), RescaleSlope in 2"),
+        ("pet", ("RescaleSlope",), r"RescaleSlope and RescaleIntercept in 3 \(as .*\), RescaleIntercept in 2"),
+    ],
+)
+def test_slices_on_two_scales_are_refused_from_their_headers(
+    spec: TaskSpec, name: str, lost: tuple[str, ...], got: str
+) -> None:
+    series = stored(spec, name)
+    for image in series[3:]:
+        for keyword in lost:
+            delattr(image, keyword)
+    with pytest.raises(ImageError, match=rf"in all 5 slices, got {got} .*{series[3].SOPInstanceUID}") as error:
+        read_series(series)
+    (found,) = survey(series)
+    assert found.problem == str(error.value)
