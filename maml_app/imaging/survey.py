@@ -11,6 +11,7 @@ from pydicom.multival import MultiValue
 from maml_app.errors import ImageError
 from maml_app.imaging.lenient import BROKEN_VALUE, lenient
 from maml_app.imaging.pixels import unusable
+from maml_app.imaging.planes import groups
 from maml_app.imaging.sorting import TELLS, Part, sort_out, told
 from maml_app.imaging.suv import suv_factor
 
@@ -21,8 +22,9 @@ LONGEST = 256  # characters of an attribute that are kept for the rules
 class Surveyed:
     """One volume of a series as its headers tell it.
 
-    `attributes` are those of its first image as text, by keyword, none of the patient's. `part` is the key of
-    `sorting.Part`, '' where the series is one volume. `problem` says why it cannot be used.
+    `attributes` are those of its first image as text, by keyword, none of the patient's; ContrastBolusAgent also where
+    agents are named as codes only. `part` is the key of `sorting.Part`, '' where the series is one volume. `problem`
+    says why it cannot be used.
     """
 
     frame: str
@@ -64,6 +66,8 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
         value = told(first, part.slices[0].frame, name)
         if value not in ("", None) and (name not in attributes or name in dict(part.tells)):
             attributes[name] = f"{value:.10g}" if isinstance(value, float) else value.replace("/", "\\")
+    if agents := _agents(first, part.slices[0].frame):
+        attributes.setdefault("ContrastBolusAgent", agents)
     more = []
     if part.repeats and not problem:
         more = [f"{len(part.repeats)} images lie where another does; used if their pixels are the same"]
@@ -71,6 +75,23 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
     return Surveyed(
         _frame(first), images, attributes, part.key, _problem(first, problem, len(part.slices)), (*notes, *more)
     )
+
+
+def _agents(image: Dataset, frame: int) -> str:
+    """The contrast agents of a frame that are named as codes (PS3.3 C.7.6.4b), joined by a backslash.
+
+    A multi-frame image lists those of all its frames, and which a frame was taken with (PS3.3 C.7.6.16.2.12).
+    """
+    used = [usage for group in groups(image, frame) for usage in group.get("ContrastBolusUsageSequence") or []]
+    given = {
+        usage.get("ContrastBolusAgentNumber") for usage in used if usage.get("ContrastBolusAgentAdministered") != "NO"
+    }
+    names = [
+        str(agent.get("CodeMeaning", "") or agent.get("CodeValue", "") or "").strip()
+        for agent in image.get("ContrastBolusAgentSequence") or []
+        if not used or agent.get("ContrastBolusAgentNumber") in given
+    ]
+    return "\\".join(filter(None, names))
 
 
 def _problem(image: Dataset, problem: str, slices: int) -> str:

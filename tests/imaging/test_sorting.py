@@ -221,6 +221,41 @@ def test_frames_of_one_image_are_told_apart_too(spec: TaskSpec) -> None:
     assert {one.frame for one in order.slices} == {5, 6, 7, 8, 9}
 
 
+def agent(number: int, meaning: str) -> Dataset:
+    code = Dataset()
+    code.ContrastBolusAgentNumber, code.CodeValue, code.CodeMeaning = number, "C-B03A6", meaning
+    return code
+
+
+def usage(number: int, given: str) -> Dataset:
+    group, one = Dataset(), Dataset()
+    one.ContrastBolusAgentNumber, one.ContrastBolusAgentAdministered = number, given
+    group.ContrastBolusUsageSequence = [one]
+    return group
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        (None, "Gadobutrol\\Iomeprol"),
+        (usage(1, "YES"), "Gadobutrol"),
+        (usage(2, "YES"), "Iomeprol"),
+        (usage(1, "NO"), ""),
+    ],
+)
+def test_a_contrast_agent_named_as_a_code_is_told(spec: TaskSpec, used: Dataset | None, said: str) -> None:
+    image = tell([enhanced(images(spec, name="mr_t1"))], ContrastBolusAgent="")[0]
+    image.ContrastBolusAgentSequence = [agent(1, "Gadobutrol"), agent(2, "Iomeprol")]
+    if used is not None:
+        for group in image.PerFrameFunctionalGroupsSequence:
+            group.update(used)
+    (found,) = survey([image])
+    assert found.attributes.get("ContrastBolusAgent", "") == said
+    image.ContrastBolusAgent = "Dotarem"
+    (found,) = survey([image])
+    assert found.attributes["ContrastBolusAgent"] == "Dotarem"
+
+
 def spaced(spec: TaskSpec, step_mm: float, decimals: int, count: int = 30) -> list[Dataset]:
     series = write_series(ramp((5, 4, count)), modality(spec, "ct"), "case", 1, "series")
     for number, image in enumerate(series):
