@@ -20,6 +20,7 @@ DOSE_BQ = (1e6, 1e11)  # less is written in MBq, kBq or mCi, more is no dose
 WEIGHT_KG = (0.01, 500.0)  # from a mouse up; more is written in grams
 LONGEST_S = 12 * 3600  # from injection to scan, or five half-lives where that is longer
 HALF_LIVES = 10  # after which nothing is left to see
+MIDNIGHT = datetime.min.time()
 
 
 def suv_factor(images: Sequence[Dataset]) -> float:
@@ -212,8 +213,17 @@ def _injected(info: Dataset, image: Dataset) -> tuple[datetime, bool]:
 
 
 def _elapsed_s(images: Sequence[Dataset], info: Dataset) -> float:
-    """Seconds from injection to scan. A time without a date is that of the last such hour before the scan."""
+    """Seconds from injection to scan. A time without a date is that of the last such hour before the scan.
+
+    Raises:
+        ImageError: both are at midnight sharp, which is what is left of times that were removed.
+    """
     began = scan_start(images)
     injected, dated = _injected(info, images[0])
+    if injected.time() == began.time() == MIDNIGHT:
+        raise ImageError(
+            "expected PET with the times of injection and scan, got 00:00:00 for both, as anonymisers write: SUV "
+            "cannot be calculated; send the series with its times, or in SUV"
+        )
     elapsed_s = _seconds(injected, began)
     return elapsed_s if dated else elapsed_s % 86400

@@ -74,6 +74,11 @@ TIMES: list[tuple[str, list[dict[str, object]], float]] = [
         ],
         HOUR,
     ),
+    (
+        "scanned at midnight",
+        [{"SeriesTime": "00", "AcquisitionTime": "00", "RadiopharmaceuticalStartTime": "23"}],
+        HOUR,
+    ),
     ("UTC against +0900", [{START: f"{DAY}010000+0000", "TimezoneOffsetFromUTC": "+0900"}], HOUR),
     ("UTC against -0500", [{START: f"{DAY}150000.00+0000", "TimezoneOffsetFromUTC": "-0500"}], HOUR),
     ("UTC against +0530", [{START: f"{DAY}043000+0000", "TimezoneOffsetFromUTC": "+0530"}], HOUR),
@@ -116,6 +121,11 @@ def test_the_time_from_injection_to_scan(case: tuple[str, list[dict[str, object]
     assert suv_factor(pet(*changes)[::-1]) == suv_factor(pet(*changes))
 
 
+REMOVED: dict[str, object] = {
+    "SeriesTime": "000000",
+    "AcquisitionTime": "000000.00",
+    "RadiopharmaceuticalStartTime": "000000.00",
+}
 REFUSED: list[tuple[dict[str, object], str]] = [
     ({"RadionuclideTotalDose": 350.0}, r"RadionuclideTotalDose in Bq .*, got 350: is it in MBq"),
     ({"RadionuclideTotalDose": 350e3}, "RadionuclideTotalDose in Bq .*, got 350000"),
@@ -137,6 +147,9 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ),
     ({"SeriesTime": "", "AcquisitionTime": ""}, "SeriesTime or AcquisitionTime, got neither"),
     ({"RadiopharmaceuticalStartTime": "120000"}, "within 12 h of the injection, got 23.0 h"),
+    (REMOVED, "times of injection and scan, got 00:00:00 for both"),
+    ({**REMOVED, START: f"{DAY}000000.00"}, "times of injection and scan, got 00:00:00 for both"),
+    ({**REMOVED, START: "20240101000000", "AcquisitionTime": ""}, "got 00:00:00 for both"),
 ]
 
 
