@@ -49,7 +49,7 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
         used = [images[part.image] for part in order.slices]
         if problem := unusable([(images[part.image], part.frame) for part in order.slices]):
             raise ImageError(problem)
-        scale = suv_factor(used) if used[0].get("Modality") == "PT" else 1.0
+        scale = suv_factor(used, images) if used[0].get("Modality") == "PT" else 1.0
         voxels = np.empty(order.grid.shape, np.float32)
         decoded: dict[int, Array] = {}
         for place, part in enumerate(order.slices):

@@ -58,7 +58,7 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
         # private attributes and sequences need not come with the headers: what is absent is judged with the images
         told_here = first.get("RadiopharmaceuticalInformationSequence") and first.get("Units") != "CNTS"
         if first.get("Modality") == "PT" and told_here:
-            suv_factor(used)
+            suv_factor(used, headers)
     except ImageError as error:
         problem = str(error)
     attributes = plain(first)

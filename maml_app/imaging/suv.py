@@ -23,15 +23,17 @@ HALF_LIVES = 10  # after which nothing is left to see
 MIDNIGHT = datetime.min.time()
 
 
-def suv_factor(images: Sequence[Dataset]) -> float:
-    """The factor of a PET series, by Units (0054,1001) and how it was corrected.
+def suv_factor(images: Sequence[Dataset], series: Sequence[Dataset] = ()) -> float:
+    """The factor of a volume of a PET series, by Units (0054,1001) and how it was corrected.
 
     Args:
-        images: all images of the series: the earliest of them tells when the scan began.
+        images: those of the volume.
+        series: all images of its series, if these are more: the earliest of them tells when the scan began.
 
     Raises:
         ImageError: units that cannot be converted, or an attribute that the conversion needs is missing or cannot be.
     """
+    series = [image for image in series if image.get("Modality") == "PT"] or images
     units = _one(images, "Units")
     if units == "GML":
         kind = _one(images, "SUVType") or "BW"
@@ -44,14 +46,14 @@ def suv_factor(images: Sequence[Dataset]) -> float:
             return factor
         counted = _philips(images[0], 0x09)  # counts -> Bq/ml
         if counted > 0:
-            return counted * _from_bq_ml(images)
+            return counted * _from_bq_ml(images, series)
         raise ImageError("expected PET counts with Philips' SUV factor (7053,1000), got none; send Bq/ml instead")
     if units != "BQML":
         raise ImageError(f"expected PET Units GML, BQML or CNTS, got {units or 'none'}")
-    return _from_bq_ml(images)
+    return _from_bq_ml(images, series)
 
 
-def _from_bq_ml(images: Sequence[Dataset]) -> float:
+def _from_bq_ml(images: Sequence[Dataset], series: Sequence[Dataset]) -> float:
     image = images[0]
     infos = image.get("RadiopharmaceuticalInformationSequence")
     info = infos[0] if infos else Dataset()
@@ -70,12 +72,13 @@ def _from_bq_ml(images: Sequence[Dataset]) -> float:
     if correction != "START":
         raise ImageError(f"expected PET with DecayCorrection START or ADMIN, got {correction or 'none'}")
     half_life_s = _positive(info, "RadionuclideHalfLife")
-    elapsed_s = _elapsed_s(images, info)
+    began = scan_start(series)
+    elapsed_s = _elapsed_s(began, info, image)
     longest_s = max(LONGEST_S, 5 * half_life_s)
     if not 0 <= elapsed_s <= longest_s:
         raise ImageError(
             f"expected a PET scan within {longest_s / 3600:g} h of the injection, got {elapsed_s / 3600:.1f} h: from "
-            f"{_injected(info, image)[0]:%Y-%m-%d %H:%M:%S %Z} to {scan_start(images):%Y-%m-%d %H:%M:%S %Z}"
+            f"{_injected(info, image)[0]:%Y-%m-%d %H:%M:%S %Z} to {began:%Y-%m-%d %H:%M:%S %Z}"
         )
     if elapsed_s > HALF_LIVES * half_life_s:
         raise ImageError(
@@ -212,14 +215,13 @@ def _injected(info: Dataset, image: Dataset) -> tuple[datetime, bool]:
     return moment, False
 
 
-def _elapsed_s(images: Sequence[Dataset], info: Dataset) -> float:
+def _elapsed_s(began: datetime, info: Dataset, image: Dataset) -> float:
     """Seconds from injection to scan. A time without a date is that of the last such hour before the scan.
 
     Raises:
         ImageError: both are at midnight sharp, which is what is left of times that were removed.
     """
-    began = scan_start(images)
-    injected, dated = _injected(info, images[0])
+    injected, dated = _injected(info, image)
     if injected.time() == began.time() == MIDNIGHT:
         raise ImageError(
             "expected PET with the times of injection and scan, got 00:00:00 for both, as anonymisers write: SUV "

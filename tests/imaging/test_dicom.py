@@ -18,10 +18,11 @@ from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series, stack
 from maml_app.imaging.files import read_image
 from maml_app.imaging.geometry import resample_label
+from maml_app.imaging.survey import survey
 from maml_app.imaging.volume import Grid
 from maml_app.phantom.dicom import make_study
 from tests.conftest import real
-from tests.imaging.objects import enhanced, images, ramp
+from tests.imaging.objects import again, enhanced, images, ramp, tell
 
 
 def close(one: Grid, two: Grid) -> bool:
@@ -204,6 +205,16 @@ def test_suv_follows_units_and_decay(spec: TaskSpec) -> None:
     assert read_series(pet(spec, Units="GML"))[0].voxels.max() == pytest.approx(stored, rel=1e-6)
     midnight = {"RadiopharmaceuticalStartTime": "233000", "SeriesTime": "003000", "AcquisitionTime": "003000"}
     assert read_series(pet(spec, **midnight))[0].voxels.max() == pytest.approx(plain, rel=1e-6)
+
+
+def test_points_in_time_are_on_one_scale(spec: TaskSpec) -> None:
+    first = tell(pet(spec, SeriesTime="180000"), TemporalPositionIdentifier=1)
+    series = [*first, *again(first, AcquisitionTime="112000", TemporalPositionIdentifier=2)]
+    one, two = (read_series(series, f"TemporalPosition:{number}")[0] for number in (1, 2))
+    np.testing.assert_array_equal(one.voxels, two.voxels)
+    # the second alone began too late to have an SUV: the headers of all are asked
+    late = tell(series[5:], AcquisitionTime="235000")
+    assert [found.problem for found in survey([*first, *late])] == ["", ""]
 
 
 @pytest.mark.parametrize(

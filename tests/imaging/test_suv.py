@@ -164,6 +164,14 @@ def test_images_that_disagree_are_refused() -> None:
         suv_factor(pet({}, {"Units": "GML"}, {}, {}))
 
 
+def test_points_in_time_have_the_factor_of_their_series() -> None:
+    """They are corrected to one moment (PS3.3 C.8.9.1); SeriesTime, rewritten later, does not tell it."""
+    rewritten = {"SeriesTime": "130000"}
+    first, second = pet(rewritten), pet({**rewritten, "AcquisitionTime": "112000"})
+    other = pet({**rewritten, "Modality": "OT", "AcquisitionTime": "090000"}, count=1)
+    assert suv_factor(second, [*other, *second, *first]) == suv_factor(first) == pytest.approx(factor(HOUR))
+
+
 def test_long_lived_tracers_are_scanned_days_later() -> None:
     later = {START: "20231228110000", "RadionuclideHalfLife": 282276.0}  # zirconium-89
     assert suv_factor(pet(later)) == pytest.approx(WEIGHT_KG * 1000 / (DOSE_BQ * 2 ** (-5 * 86400 / 282276)))
