@@ -46,10 +46,12 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
     with lenient():
         found = sort_out(images)
         order = found.part(key).stack(found.notes)
-        used = [images[part.image] for part in order.slices]
-        if problem := unusable([(images[part.image], part.frame) for part in order.slices]):
+        used = [(images[part.image], part.frame) for part in order.slices]
+        if problem := unusable(used):
             raise ImageError(problem)
-        scale = suv_factor(used, images) if used[0].get("Modality") == "PT" else 1.0
+        scale = 1.0
+        if used[0][0].get("Modality") == "PT":
+            scale = suv_factor([image for image, _ in used], images)
         voxels = np.empty(order.grid.shape, np.float32)
         decoded: dict[int, Array] = {}
         for place, part in enumerate(order.slices):
@@ -61,7 +63,7 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
         _check_repeats(order, images)
     if not np.isfinite(voxels).all():
         raise ImageError("expected finite pixel values, got NaN or infinite ones after rescaling")
-    if any(tells_no_scale(image) for image in used) and voxels.min() > FAT_HU:
+    if any(tells_no_scale(image, frame) for image, frame in used) and voxels.min() > FAT_HU:
         raise ImageError(
             f"expected CT with RescaleSlope and RescaleIntercept to Hounsfield units, got neither, and values from "
             f"{voxels.min():g} to {voxels.max():g}, without air or fat"

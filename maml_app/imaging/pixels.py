@@ -147,29 +147,29 @@ def _float(source: Dataset, keyword: str) -> float | None:
 
 def unusable(slices: Sequence[tuple[Dataset, int]]) -> str:
     """Why the slices of a volume (image and frame) cannot become values, by their headers; '' if they may."""
-    return next(filter(None, (no_hounsfield(image) for image, _ in slices)), "") or _scaled_in_part(slices)
+    return next(filter(None, (no_hounsfield(image, frame) for image, frame in slices)), "") or _scaled_in_part(slices)
 
 
-def no_hounsfield(image: Dataset) -> str:
-    """Why a CT image's values are not in Hounsfield units, by its header; '' if they are or may be."""
+def no_hounsfield(image: Dataset, frame: int) -> str:
+    """Why the values of a frame of a CT image are not in Hounsfield units, by its header; '' if they are or may be."""
     if image.get("Modality") != "CT":
         return ""
-    kind = str(attribute(image, 0, "RescaleType") or "").strip().upper()
+    kind = str(attribute(image, frame, "RescaleType") or "").strip().upper()
     if not kind:
-        lut = attribute(image, 0, "ModalityLUTSequence")
+        lut = attribute(image, frame, "ModalityLUTSequence")
         kind = str(lut[0].get("ModalityLUTType", "")).strip().upper() if lut else ""
     if kind not in ("", "HU", "US"):  # US: unspecified, as some writers put it for everything
         return f"expected CT in Hounsfield units, got RescaleType {kind}: it is another map of the examination"
     return ""
 
 
-def tells_no_scale(image: Dataset) -> bool:
-    """Whether a CT image lacks slope and intercept (type 1), so that only its values can tell whether they are HU."""
-    return image.get("Modality") == "CT" and not _scale(image, 0)
+def tells_no_scale(image: Dataset, frame: int) -> bool:
+    """Whether a frame of CT lacks slope and intercept (type 1): only its values can tell whether they are in HU."""
+    return image.get("Modality") == "CT" and not _scale(image, frame)
 
 
 def _scale(image: Dataset, frame: int) -> tuple[str, ...]:
-    """Which of the attributes that lead from stored values to modality values an image has; a LUT stands for both."""
+    """Which of the attributes that lead from stored values to modality values a frame has; a LUT stands for both."""
     names = ("RescaleSlope", "RescaleIntercept")
     if attribute(image, frame, "ModalityLUTSequence"):
         return names

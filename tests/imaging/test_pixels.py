@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
@@ -11,7 +13,7 @@ from maml_app.errors import ImageError
 from maml_app.imaging.dicom import read_series
 from maml_app.imaging.survey import survey
 from maml_app.imaging.volume import Array, Volume
-from tests.imaging.objects import OBLIQUE, images, orthogonal
+from tests.imaging.objects import OBLIQUE, enhanced, images, orthogonal
 
 SHAPE = (9, 7, 5)
 AIR = -1024.0
@@ -173,3 +175,26 @@ def test_slices_on_two_scales_are_refused_from_their_headers(
         read_series(series)
     (found,) = survey(series)
     assert found.problem == str(error.value)
+
+
+@pytest.mark.parametrize("order", [("HU", "Z_EFF"), ("Z_EFF", "HU")])
+def test_each_frame_says_whether_it_is_in_hu(spec: TaskSpec, order: tuple[str, str]) -> None:
+    image = enhanced(stored(spec))
+    (values,) = image.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    del image.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    frames = []
+    for number, kind in enumerate(order):
+        for one in image.PerFrameFunctionalGroupsSequence:
+            frame, acquisition, own = copy.deepcopy(one), Dataset(), copy.deepcopy(values)
+            acquisition.FrameAcquisitionNumber, own.RescaleType = number, kind
+            frame.FrameContentSequence, frame.PixelValueTransformationSequence = [acquisition], [own]
+            frames.append(frame)
+    image.PerFrameFunctionalGroupsSequence = frames
+    image.NumberOfFrames, image.PixelData = 10, image.PixelData * 2
+    hounsfield, other = (f"AcquisitionNumber:{order.index(kind)}" for kind in ("HU", "Z_EFF"))
+    np.testing.assert_array_equal(read_series([image], hounsfield)[0].voxels, body())
+    with pytest.raises(ImageError, match="Hounsfield units, got RescaleType Z_EFF"):
+        read_series([image], other)
+    problems = {found.part: found.problem for found in survey([image])}
+    assert problems[hounsfield] == ""
+    assert "got RescaleType Z_EFF" in problems[other]
