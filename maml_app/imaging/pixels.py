@@ -26,18 +26,25 @@ def stored_pixels(image: Dataset) -> Array:
     Raises:
         ImageError: colour, or pixels that cannot be decoded.
     """
-    where = f"image {image.SOPInstanceUID}"
-    kind = str(image.get("PhotometricInterpretation", "") or "MONOCHROME2")
-    if int(image.get("SamplesPerPixel") or 1) != 1 or not kind.startswith("MONOCHROME"):
-        raise ImageError(f"{where}: expected grey values, got colour ({kind})")
+    if problem := _colour(image):
+        raise ImageError(problem)
     try:
         pixels = np.asarray(image.pixel_array)
     except Exception as error:  # whatever the decoders raise: any of them means that these pixels cannot be had
         syntax = getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", None)
         raise ImageError(
-            f"{where}: expected pixels that can be decoded, got {getattr(syntax, 'name', syntax)}: {error}"
+            f"image {image.SOPInstanceUID}: expected pixels that can be decoded, got "
+            f"{getattr(syntax, 'name', syntax)}: {error}"
         ) from None
     return pixels.reshape(-1, *pixels.shape[-2:])
+
+
+def _colour(image: Dataset) -> str:
+    """Why an image has no grey values, by its header; '' if it has."""
+    kind = str(image.get("PhotometricInterpretation", "") or "MONOCHROME2")
+    if _number(image.get("SamplesPerPixel")) in (None, 1) and kind.startswith("MONOCHROME"):
+        return ""
+    return f"image {image.get('SOPInstanceUID')}: expected grey values, got colour ({kind})"
 
 
 class Bits:
@@ -108,7 +115,7 @@ def padded(cells: Array, stored: Array, image: Dataset, bits: Bits) -> Array:
 
 
 def _number(value: Any) -> int | None:
-    """A padding value, also one whose VR was lost on the way and that came as bytes."""
+    """A whole number, also one whose VR was lost on the way and that came as bytes."""
     if isinstance(value, bytes) and len(value) in (2, 4):
         return int.from_bytes(value, "little")
     try:
@@ -147,7 +154,8 @@ def _float(source: Dataset, keyword: str) -> float | None:
 
 def unusable(slices: Sequence[tuple[Dataset, int]]) -> str:
     """Why the slices of a volume (image and frame) cannot become values, by their headers; '' if they may."""
-    return next(filter(None, (no_hounsfield(image, frame) for image, frame in slices)), "") or _scaled_in_part(slices)
+    told = (_colour(image) or no_hounsfield(image, frame) for image, frame in slices)
+    return next(filter(None, told), "") or _scaled_in_part(slices)
 
 
 def no_hounsfield(image: Dataset, frame: int) -> str:

@@ -147,6 +147,19 @@ def test_what_is_not_hu_is_not_taken_for_hu(spec: TaskSpec, change: object, mess
         read_series(series)
 
 
+@pytest.mark.parametrize("name", ["ct", "mr_t1"])
+@pytest.mark.parametrize(("samples", "kind"), [(3, "RGB"), (1, "PALETTE COLOR")])
+def test_colour_is_told_from_the_headers(spec: TaskSpec, name: str, samples: int, kind: str) -> None:
+    series = stored(spec, name)
+    series[2].SamplesPerPixel, series[2].PhotometricInterpretation = samples, kind
+    with pytest.raises(ImageError, match="grey values, got colour") as error:
+        read_series(series)
+    for image in series:
+        del image.PixelData
+    (found,) = survey(series)
+    assert found.problem == str(error.value)
+
+
 def test_hu_that_is_stored_as_it_is_needs_no_rescale(spec: TaskSpec) -> None:
     series = stored(spec)
     rewrite(series, lambda v: v - 1024, "<i2")
