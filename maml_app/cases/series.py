@@ -160,8 +160,12 @@ def shared_by(study: Sequence[Series], modalities: Sequence[Rated]) -> dict[str,
 
 
 def seconds(time: str) -> float | None:
-    """A DICOM TM value, HHMMSS.FFFFFF, as seconds since midnight; None if it is none."""
-    match = re.fullmatch(r"(\d{2})(\d{2})?(\d{2}(?:\.\d+)?)?", time.replace(":", "").strip())
+    """The time of day of a DICOM TM value, HHMMSS.FFFFFF, in seconds since midnight; None if it is none.
+
+    Also that of a DT value: it tells the volumes of a series apart where images have both. One with a zone need not be
+    by the clock of the other times: None.
+    """
+    match = re.fullmatch(r"(?:\d{8})?(\d{2})(\d{2})?(\d{2}(?:\.\d+)?)?", time.replace(":", "").strip())
     return int(match[1]) * 3600 + int(match[2] or 0) * 60 + float(match[3] or 0) if match else None
 
 

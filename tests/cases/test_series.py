@@ -56,6 +56,15 @@ def test_liver_phases_are_told_by_time_where_descriptions_are_silent() -> None:
     assert chosen("liver_multiphase_ct", series) == {"1": "arterial", "2": "portal_venous", "3": "delayed", "4": None}
 
 
+def test_phases_are_told_by_the_time_of_a_date_and_time() -> None:
+    def at(uid: str, taken: str) -> Series:
+        return ct(uid, "Abd", ContrastBolusStartTime="235930", AcquisitionTime=taken, ContrastBolusAgent="Iom")
+
+    series = [at("1", "20240101235955.500000"), at("2", "20240102000040"), at("3", "202401020004"), at("4", "20240102")]
+    expected = {"1": "arterial", "2": "portal_venous", "3": "delayed", "4": None}
+    assert chosen("liver_multiphase_ct", series) == expected
+
+
 def test_localizers_derived_images_duplicates_and_reformats_lose() -> None:
     series = [
         ct("scout", "arterial Topogramm", images=2),
