@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from maml_app.errors import LabelError
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import groups
 from maml_app.imaging.seg_info import label_of, segment_name, segment_type, written
-from maml_app.imaging.seg_read import read_segments
+from maml_app.imaging.seg_read import gaps, read_segments
 from maml_app.imaging.volume import Array, Grid
 
 
@@ -93,32 +92,6 @@ class DrawnSegments:
         numbers = [int(segment.SegmentNumber) for segment in self._segments[region]]
         inside = np.logical_or.reduce(list(read_segments(self.seg, grid, numbers).values()))
         return inside, gaps(inside, f"{self.origin.name}: region {region!r}")
-
-
-def gaps(inside: Array, where: str) -> tuple[str, ...]:
-    """What is to be said of slices without a region (X, Y, Z) between slices with it.
-
-    Raises:
-        LabelError: they are so many that it was drawn on every other slice, or on a thicker series.
-    """
-    used = np.flatnonzero(inside.any(axis=(0, 1)))
-    pairs = list(pairwise(used.tolist()))
-    # two findings, one above the other, need not lie over each other
-    left = [
-        (first, second)
-        for first, second in pairs
-        if second - first > 1 and (inside[:, :, first] & inside[:, :, second]).any()
-    ]
-    if not left:
-        return ()
-    if len(left) > 1 and 2 * len(left) >= len(pairs):
-        slices = ", ".join(str(place + 1) for place in used[:8]) + ("…" if len(used) > 8 else "")
-        raise LabelError(
-            f"{where}: expected it on every slice, got it on slices {slices} of {inside.shape[2]}: fill in the slices "
-            "between, in the program that drew it"
-        )
-    lacking = ", ".join(str(place + 1) for first, second in left for place in range(first + 1, second))
-    return (f"{where}: nothing on slice {lacking}, though there is above and below",)
 
 
 def _sources(seg: Dataset) -> set[str]:

@@ -11,10 +11,11 @@ from skimage.measure import grid_points_in_poly
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
-from maml_app.imaging.drawing import Origin, gaps
+from maml_app.imaging.drawing import Origin
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import TO_RAS
 from maml_app.imaging.seg_info import written
+from maml_app.imaging.seg_read import gaps
 from maml_app.imaging.volume import Array, Grid
 
 OFF_SLICE = 0.3  # part of the slice distance by which a contour may miss the plane of a slice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -11,7 +12,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError
 from maml_app.imaging.lenient import lenient
 from maml_app.imaging.planes import TO_RAS, Slice, Stack, group, planes
-from maml_app.imaging.seg_info import segment_values
+from maml_app.imaging.seg_info import MODEL_NAME, segment_values
 from maml_app.imaging.volume import Array, Grid
 
 # a frame this far from a voxel of the series is on another grid; along the slices, whose places may be rounded, more
@@ -28,7 +29,8 @@ def read_seg(seg: Dataset, order: Stack, spec: TaskSpec, frame_of_reference: str
 
     Raises:
         LabelError: another frame of reference, frames that do not lie on the grid of the series, segments that are no
-            labels of the task or that overlap, or pixels that cannot be decoded.
+            labels of the task or that overlap, pixels that cannot be decoded, or a segment of other software that was
+            drawn on every other slice.
     """
     where = f"SEG {seg.get('SOPInstanceUID', '(no UID)')}"
     own_frame = str(seg.get("FrameOfReferenceUID", ""))
@@ -37,6 +39,8 @@ def read_seg(seg: Dataset, order: Stack, spec: TaskSpec, frame_of_reference: str
     values = segment_values(seg, spec)
     label = np.zeros(order.grid.shape, np.uint8)
     for number, mask in read_segments(seg, order.grid, values).items():
+        if seg.get("ManufacturerModelName") != MODEL_NAME:  # ours was drawn on this very series
+            gaps(mask, f"{where}: segment {spec.label_values[values[number]]!r}")
         clash = mask & (label != 0)
         if clash.any():
             first, second = spec.label_values[int(label[clash][0])], spec.label_values[values[number]]
@@ -46,6 +50,32 @@ def read_seg(seg: Dataset, order: Stack, spec: TaskSpec, frame_of_reference: str
             )
         label[mask] = values[number]
     return label
+
+
+def gaps(inside: Array, where: str) -> tuple[str, ...]:
+    """What is to be said of slices without a region (X, Y, Z) between slices with it.
+
+    Raises:
+        LabelError: they are so many that it was drawn on every other slice, or on a thicker series.
+    """
+    used = np.flatnonzero(inside.any(axis=(0, 1)))
+    pairs = list(pairwise(used.tolist()))
+    # two findings, one above the other, need not lie over each other
+    left = [
+        (first, second)
+        for first, second in pairs
+        if second - first > 1 and (inside[:, :, first] & inside[:, :, second]).any()
+    ]
+    if not left:
+        return ()
+    if len(left) > 1 and 2 * len(left) >= len(pairs):
+        slices = ", ".join(str(place + 1) for place in used[:8]) + ("…" if len(used) > 8 else "")
+        raise LabelError(
+            f"{where}: expected it on every slice, got it on slices {slices} of {inside.shape[2]}: fill in the slices "
+            "between, in the program that drew it"
+        )
+    lacking = ", ".join(str(place + 1) for first, second in left for place in range(first + 1, second))
+    return (f"{where}: nothing on slice {lacking}, though there is above and below",)
 
 
 def read_segments(seg: Dataset, grid: Grid, numbers: Collection[int]) -> dict[int, Array]:

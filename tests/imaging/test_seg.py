@@ -195,6 +195,10 @@ def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: 
     seg, order = written(label, series, spec)
     with pytest.raises(LabelError, match=r"region 'lesion'.*expected it on every slice, got it on slices .* of 48"):
         DrawnSegments(seg).mask("lesion", order.grid)
+    np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)  # ours is as it was saved
+    seg.ManufacturerModelName = "Another"
+    with pytest.raises(LabelError, match=r"segment 'lesion': expected it on every slice, got it on slices .* of 48"):
+        read_seg(seg, order, spec, seg[FRAME].value)
     label[2:5, 3:9, 10:31] = 2
     label[:, :, 20] = 0
     seg, order = written(label, series, spec)
@@ -202,6 +206,8 @@ def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: 
     np.testing.assert_array_equal(mask, label == 2)
     assert len(said) == 1
     assert "though there is above and below" in said[0]
+    seg.ManufacturerModelName = "Another"
+    np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)
 
 
 def test_segments_of_one_name_are_told_apart_by_their_types(spec: TaskSpec, series: list[Dataset]) -> None:
