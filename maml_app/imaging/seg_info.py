@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Literal
 
 from pydicom.dataset import Dataset
@@ -10,6 +11,7 @@ from pydicom.multival import MultiValue
 
 from maml_app.cases.spec import Label, TaskSpec
 from maml_app.errors import LabelError, ObjectError
+from maml_app.imaging.suv import parse_date_time
 
 MAKER, MODEL_NAME = "MAML", "maml_app"
 GROUP, CREATOR, RECORD = 0x0071, "MAML_APP", 0x01  # the private element (PS3.5 7.8.1) that holds a label's record
@@ -80,11 +82,19 @@ def _record(header: Dataset) -> str:
 
 
 def written(header: Dataset) -> str:
-    """When an object's content was made, as sortable text, with the day and time that it has; '' if it does not say."""
+    """When an object's content was made, as sortable text, with the day and time that it has; '' if it does not say.
+
+    In UTC, as ours are, where it tells its zone.
+    """
+    zone = str(header.get("TimezoneOffsetFromUTC", "") or "").strip()
     for name in ("Content", "StructureSet", "InstanceCreation", "Series"):
         day, time = (str(header.get(f"{name}{part}", "") or "").strip() for part in ("Date", "Time"))
         if day:
-            return day.replace(".", "") + time.replace(":", "")
+            text = day.replace(".", "") + time.replace(":", "")
+            moment = parse_date_time(text + zone)
+            if moment is None or moment.tzinfo is None:
+                return text
+            return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}{text[14:]}"  # a zone leaves parts of a second as they are
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from maml_app.imaging.seg import Provenance, read_seg, seg_info, write_seg
 from maml_app.imaging.volume import Array, Volume
 from maml_app.phantom.dicom import write_series
 from maml_app.stores.choice import shipped_tasks
-from tests.imaging.objects import OBLIQUE, enhanced, images, orthogonal, ramp
+from tests.imaging.objects import OBLIQUE, enhanced, images, orthogonal, ramp, tell
 
 FRAME = "FrameOfReferenceUID"
 
@@ -208,6 +209,31 @@ def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: 
     assert "though there is above and below" in said[0]
     seg.ManufacturerModelName = "Another"
     np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)
+
+
+@pytest.mark.parametrize(
+    ("day", "time", "zone", "said"),
+    [
+        ("20240102", "203000.25", "-0500", "20240103013000.25"),
+        ("2024.01.01", "00:30:00", "+0100", "20231231233000"),
+        ("20240102", "0830", "+0530", "20240102030000"),
+        ("20240102", "203000.25", "", "20240102203000.25"),
+        ("20240102", "", "-0500", "20240102"),
+        ("20240102", "203000", "EST", "20240102203000"),
+    ],
+)
+def test_when_it_was_drawn_is_told_in_utc(day: str, time: str, zone: str, said: str) -> None:
+    seg = Dataset()
+    seg.SOPInstanceUID = seg.SeriesInstanceUID = "1.2.3"
+    seg.ContentDate, seg.ContentTime, seg.TimezoneOffsetFromUTC = day, time, zone
+    assert seg_info(seg).written == said
+
+
+def test_ours_is_in_utc_whatever_the_zone_of_its_series(spec: TaskSpec) -> None:
+    series = tell(images(spec), TimezoneOffsetFromUTC="-0500")
+    drawn = Provenance("MANUAL", written=datetime(2024, 1, 2, 20, 30, tzinfo=UTC))
+    label = label_of("empty", (9, 7, 5))
+    assert seg_info(write_seg(label, stack(series), series, spec, drawn)).written.startswith("20240102203000")
 
 
 def test_segments_of_one_name_are_told_apart_by_their_types(spec: TaskSpec, series: list[Dataset]) -> None:
