@@ -94,7 +94,10 @@ def written(header: Dataset) -> str:
             moment = parse_date_time(text + zone)
             if moment is None or moment.tzinfo is None:
                 return text
-            return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}{text[14:]}"  # a zone leaves parts of a second as they are
+            try:
+                return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}{text[14:]}"  # a zone leaves parts of a second as they are
+            except OverflowError:  # the last day that there is
+                return text
     return ""
 
 

@@ -34,7 +34,7 @@ from maml_app.stores.notes import merged
 from maml_app.stores.pacs import Pacs
 
 ASSIGNED = "assign.json"  # in the cache: series set by hand
-READING = "r2"  # in the names of kept images: another for each way of reading them
+READING = "r3"  # in the names of kept images: another for each way of reading them
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
