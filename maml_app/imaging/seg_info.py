@@ -95,7 +95,7 @@ def written(header: Dataset) -> str:
             if moment is None or moment.tzinfo is None:
                 return text
             try:
-                return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}{text[14:]}"  # a zone leaves parts of a second as they are
+                return f"{moment.astimezone(UTC):%Y%m%d%H%M%S}{text[14:]}"  # parts of a second stay
             except OverflowError:  # the last day that there is
                 return text
     return ""
