@@ -25,7 +25,7 @@ export class Cases {
     this.opening = view.displaySet.StudyInstanceUID;
     work.leave();
     try {
-      work.study = await askJson(`/maml/study/${this.opening}`);
+      work.study = await askJson(`/maml/study/${this.opening}?series=${view.series}`);
     } catch {
       await this.app.refresh(); // the state says why, series by series
       return;

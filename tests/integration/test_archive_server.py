@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
+from pydicom.uid import generate_uid
 
 from maml_app.cases.spec import TaskSpec
 from maml_app.imaging.files import read_label, write_label
 from maml_app.imaging.geometry import resample_label
 from maml_app.imaging.volume import Volume
+from maml_app.phantom.dicom import write_series
 from tests.harness.server import Server, ServerError
+from tests.imaging.objects import tell
 from tests.integration.conftest import QUICK, Archive, wait_for_training
 
 
@@ -329,6 +332,23 @@ def test_voxels_of_the_viewer_land_on_their_slices(running: Running, tmp_path: P
     back = read_label(tmp_path / "back.nii.gz")
     np.testing.assert_array_equal(back.voxels, label)
     assert back.grid.same_as(grid)
+
+
+def test_a_study_of_two_cases_opens_by_the_series_on_the_screen(running: Running, spec: TaskSpec) -> None:
+    """Two frames of reference in one study are two cases; the viewer knows the study, and what it shows."""
+    url, volume = running.server.url, running.archive.studies[0][1].images["ct"]
+    made = [write_series(volume, spec.modalities[0], "two frames", number, "ct") for number in (2, 3)]
+    uids = [str(images[0].SeriesInstanceUID) for images in made]
+    running.archive.orthanc.add(made[0] + tell(made[1], FrameOfReferenceUID=generate_uid()))
+    try:
+        study = str(made[0][0].StudyInstanceUID)
+        assert "holds several cases" in requests.get(f"{url}/maml/study/{study}", timeout=60).json()["detail"]
+        told = [requests.get(f"{url}/maml/study/{study}", {"series": uid}, timeout=60).json() for uid in uids]
+        assert [found["series"] for found in told] == [{"ct": uid} for uid in uids]
+        assert told[0]["case"] != told[1]["case"]
+    finally:
+        for uid in uids:
+            running.archive.orthanc.delete_series(uid)
 
 
 def test_an_archive_that_goes_down_is_told_and_the_server_stays(running: Running) -> None:

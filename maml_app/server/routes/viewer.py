@@ -101,9 +101,19 @@ def viewer(user: Looking, path: str) -> FileResponse:
 
 
 @router.get("/maml/study/{study}")
-def study_info(house: Here, user: Looking, study: Name) -> dict[str, Any]:
+def study_info(
+    house: Here,
+    user: Looking,
+    study: Name,
+    series: Annotated[Name, Query(description="one on the screen: says which case, if the study holds several")] = "",
+) -> dict[str, Any]:
     """The series of a study's case by modality, and the one to show first."""
-    case = house.source.case(study)
+    try:
+        case = house.source.case(study)
+    except CaseError:
+        if not series:
+            raise
+        case, _ = house.source.resolve(series)
     choices = [
         {
             "series": choice.series.key,
