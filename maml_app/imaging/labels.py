@@ -10,7 +10,7 @@ from maml_app.cases.values import returnable, stated_convention, values_of
 from maml_app.errors import GridError, LabelError, MamlError
 from maml_app.imaging.files import read_grid, read_image, read_label
 from maml_app.imaging.geometry import resample_label
-from maml_app.imaging.reading import grids_in_place
+from maml_app.imaging.reading import grids_in_place, images_elsewhere
 from maml_app.imaging.volume import Array, Grid, Volume
 
 LARGE = 0.08  # of all voxels: a label beyond this is compared with what the MR images show
@@ -139,6 +139,9 @@ def _check_place(case: Case, where: str, label: Volume, spec: TaskSpec) -> None:
         grids |= _others(case)
         on = [name for name, grid in grids.items() if _is_on(label.grid, grid)]
     if grids and not on:
+        for name, why in images_elsewhere(case, spec).items():
+            if _is_on(label.grid, read_grid(case.images[name])):
+                raise LabelError(f"{where}: it is drawn on {name}, which cannot be used: {why}")
         raise LabelError(f"{where}: {off_grid(label.grid, grids)}")
     share = np.count_nonzero(label.voxels) / label.voxels.size
     kinds = {modality.name: modality.kind for modality in spec.modalities}

@@ -101,6 +101,14 @@ def test_a_label_that_does_not_fit_is_refused(tmp_path: Path, change: Callable[[
         assert (finding.label, finding.refused) == (VOLUMES, "")
 
 
+def test_a_label_on_an_image_that_lies_elsewhere_is_told_of_that(tmp_path: Path) -> None:
+    case = brain(tmp_path / "P", lesion())
+    for name in ("t2", "label"):
+        shifted((0.0, 0.0, 500.0))(case / f"{name}.nii.gz")
+    finding = inspect(FolderStore(tmp_path, BRATS).case("P"), BRATS)
+    assert "it is drawn on t2, which cannot be used" in finding.refused
+
+
 def test_a_label_in_another_order_of_axes_lies_where_the_image_does(tmp_path: Path) -> None:
     turned("PIR")(brain(tmp_path / "P", lesion()) / "label.nii.gz")
     label = read_case_label(FolderStore(tmp_path, BRATS).case("P"), BRATS)
