@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def stored(images: list[Dataset]) -> list[Dataset]:
     return images
 
 
-def save(store: DicomWebStore, image: str, label: Array | None = None, **told: str) -> Entry:
+def save(store: DicomWebStore, image: str, label: Array | None = None, **told: Any) -> Entry:
     case, asked = store.resolve(image)
     grid = read_grid(case.grids[asked])
     voxels = drawn(grid.shape) if label is None else label
@@ -63,7 +64,7 @@ def test_a_record_comes_back_whole_from_an_archive_that_cuts_it_at_backslashes(
 ) -> None:
     study = write_series(volume(), modality(spec, "ct"), "record", 2, "ct")
     orthanc.add(study)
-    told = {"author": "CLINIC\\anna", "comment": 'said "tumour" in\nthe \\\\ conference'}
+    told: dict[str, Any] = {"author": "CLINIC\\anna", "comment": 'said "tumour" in\nthe \\\\ conference'}
     entry = save(opened(orthanc.dicomweb, spec, tmp_path / "a"), str(study[0].StudyInstanceUID), **told)
     other = opened(orthanc.dicomweb, spec, tmp_path / "b")
     (found,) = other.history(entry.case)
@@ -140,6 +141,43 @@ def test_a_broken_volume_costs_no_label_on_another_of_its_series(
     np.testing.assert_array_equal(label_of(case, spec), drawn((24, 20, 14)))
     told = dict(export_objects(store, "rtstruct", tmp_path / "out", False))
     assert told[case.id].endswith(".dcm"), told
+
+
+def test_a_label_on_the_smaller_stack_of_a_multi_frame_image_comes_back(
+    orthanc: Orthanc, spec: TaskSpec, tmp_path: Path
+) -> None:
+    """Both volumes are named by one SOPInstanceUID; only one of them holds the label's frames."""
+    turned = volume((20, 18, 6), seed=3)
+    turned = Volume(turned.voxels, turned.affine[:, [2, 0, 1, 3]])
+    stacks = [write_series(one, modality(spec, "ct"), "stacks", 2, "ct") for one in (volume((20, 18, 9)), turned)]
+    image = copy.deepcopy(stacks[0][0])
+    frames = [(number, frame) for number, stack in enumerate(stacks, start=1) for frame in stack]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(image, keyword)
+    image.NumberOfFrames, image.PixelData = len(frames), b"".join(frame.PixelData for _, frame in frames)
+    image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [Dataset()], []
+    for number, frame in frames:
+        group, position, measures, orientation, content = (Dataset() for _ in range(5))
+        position.ImagePositionPatient, measures.PixelSpacing = frame.ImagePositionPatient, frame.PixelSpacing
+        orientation.ImageOrientationPatient, content.StackID = frame.ImageOrientationPatient, str(number)
+        group.PlanePositionSequence, group.PixelMeasuresSequence = [position], [measures]
+        group.PlaneOrientationSequence, group.FrameContentSequence = [orientation], [content]
+        image.PerFrameFunctionalGroupsSequence.append(group)
+    orthanc.add([image])
+    study = str(image.StudyInstanceUID)
+    (listed,) = opened(orthanc.dicomweb, spec, tmp_path / "cache").examinations(study)
+    assert len(listed.choices) == 2
+    label = np.zeros((20, 18, 6), np.uint8)
+    label[3:9, 2:5, 2:4] = label[9:12, 5, 3] = 1
+    for choice in listed.choices:
+        told = {"assign": f"{choice.series.key}=ct"}
+        store = opened(orthanc.dicomweb, spec, tmp_path / "cache", **told)
+        grid = read_grid(store.case(study).images["ct"])
+        drawn_there = np.zeros(grid.shape, np.uint8)
+        drawn_there[:, :, : label.shape[2]] = label
+        save(store, f"{store.case(study).id}@ct", drawn_there)
+        other = opened(orthanc.dicomweb, spec, tmp_path / choice.series.part[:40].replace("/", " "), **told)
+        np.testing.assert_array_equal(label_of(other.case(study), spec), drawn_there)
 
 
 def test_series_set_by_hand_are_of_their_case_and_go_before_a_volume_of_theirs(
