@@ -180,6 +180,28 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     assert f"error: --out: expected a file, got the folder {studies}" in printed
 
 
+def test_a_training_replaces_no_task_file_of_somebodys(toy: Path, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    call("phantom", "--out", studies, "--task", toy, "--count", 2, "--size", 20)
+    (studies / "task.yaml").write_text(TOY)
+    (tmp_path / "mine.yaml").write_text("mine: true")
+    train = ("train", "--studies", studies, "--steps", 1, "--no-validate")
+    in_use, somebodys = "is the task in use", "is there, and no training of this model wrote it"
+    for place, used, why in (
+        (toy, ("--task", toy), in_use),
+        (toy, ("--task", tmp_path), in_use),
+        (studies / "task.yaml", (), in_use),
+        (tmp_path / "mine.yaml", (), somebodys),
+    ):
+        before = place.read_text()
+        printed = call(*train, *used, "--out", place.with_suffix(".safetensors"), expect=2)
+        assert f"{place} {why}" in printed
+        assert place.read_text() == before
+        assert not place.with_suffix(".safetensors").exists()
+    for _ in range(2):  # what a training wrote, the next one replaces
+        call(*train, "--out", tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize(("command", "option", "seed"), [("train", "--seed", 2**32), ("simulate", "--first-seed", -1)])
 def test_a_seed_that_is_none_is_refused(command: str, option: str, seed: int) -> None:
     printed = call(command, "--studies", "studies", "--out", "out", option, seed, expect=2)

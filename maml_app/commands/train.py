@@ -57,9 +57,7 @@ def train(
             "network": spec.network.model_copy(update={"kind": network} if network else {}),
         }
     )
-    described = out_file.with_suffix(".yaml")
-    if described == out_file:
-        raise SettingsError(f"--out: expected a model file such as {out_file.stem}.safetensors, got {out_file.name}")
+    described = _ready_description(out_file, studies, task)
     ready_file(out_file)
     chosen = join_torchrun(device) or pick_device(device)
     unused = tell_unused_files(source, cases) if ranks()[0] == 0 else 0
@@ -101,3 +99,24 @@ def train(
             soft_wrap=True,
         )
     raise typer.Exit(1 if result.refused or result.left_out or unused else 0)
+
+
+def _ready_description(out_file: Path, studies: str, task: str) -> Path:
+    """Where the task is written down beside the model; only what an earlier training wrote there is replaced.
+
+    Raises:
+        SettingsError: it would take the place of the model, or of a file of somebody's.
+    """
+    described = out_file.with_suffix(".yaml")
+    if described == out_file:
+        raise SettingsError(f"--out: expected a model file such as {out_file.stem}.safetensors, got {out_file.name}")
+    beside = Path(studies) if Path(studies).is_dir() else Path(studies).parent  # as choose_task looks for it
+    stated = [beside, Path(task)] if task else [beside]
+    files = [folder / "task.yaml" if folder.is_dir() else folder for folder in stated]
+    in_use = described.exists() and any(file.is_file() and file.samefile(described) for file in files)
+    if in_use or (described.exists() and not out_file.exists()):
+        raise SettingsError(
+            f"--out: expected a name beside which the task can be written down, got {out_file}: {described} "
+            f"{'is the task in use' if in_use else 'is there, and no training of this model wrote it'}"
+        )
+    return described
