@@ -81,7 +81,7 @@ def score_case(segmenter: Segmenter, case: Case, prepared: Prepared | None = Non
     for answer in answers(segmenter, case, prepared):
         dice[answer.subset] = dice_scores(answer.label, answer.truth.voxels, segmenter.spec.scored)
         promised[answer.subset] = answer.promised
-    return ScoredCase(dice, promised)
+    return ScoredCase(dice, promised, case.patient_id)
 
 
 def evaluate(
@@ -180,7 +180,8 @@ def evaluate_thoroughly(
             }
             dice = {subset: {name: row.dice for name, row in of.items()} for subset, of in measures.items()}
             details[case.id] = measures
-            found[case.id] = ScoredCase(dice, {answer.subset: answer.promised for answer in said})
+            promised = {answer.subset: answer.promised for answer in said}
+            found[case.id] = ScoredCase(dice, promised, case.patient_id)
             if said[0].left_out:
                 left_out[case.id] = said[0].left_out
         tick(case.id)

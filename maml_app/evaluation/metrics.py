@@ -122,6 +122,45 @@ def bootstrap_interval(values: Sequence[float], draws: int = 10_000) -> tuple[fl
     return float(low), float(high)
 
 
+def nested_mean(table: Array, weights: Array) -> Array:
+    """Mean over subsets of the means over structures of the means over cases: (D,), nan where nothing is scored.
+
+    Args:
+        table: Dice (C, S, N) of cases, subsets and structures; nan for what has no score, which counts nowhere.
+        weights: (D, C), how often each case counts.
+    """
+    known = ~np.isnan(table)
+    total = weights @ np.where(known, table, 0.0).reshape(len(table), -1)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        means = (total / (weights @ known.reshape(len(table), -1))).reshape(-1, *table.shape[1:])
+        for _ in range(2):
+            means = np.nansum(means, axis=-1) / (~np.isnan(means)).sum(axis=-1)
+    return means
+
+
+def estimate(
+    table: Array, patients: Sequence[str], draws: int = 10_000
+) -> tuple[float | None, tuple[float, float] | None]:
+    """`nested_mean` of a table (C, S, N), and its 95 % percentile interval over patients (Efron 1979), seed fixed.
+
+    A patient's cases are drawn together. Without any score, or the interval with fewer than two scored patients: None.
+
+    Args:
+        patients: of the C cases.
+    """
+    scored = ~np.isnan(table).all(axis=(1, 2))
+    if not scored.any():
+        return None, None
+    table = table[scored]
+    names, places = np.unique(np.array(patients)[scored], return_inverse=True)
+    point = float(nested_mean(table, np.ones((1, len(table))))[0])
+    if len(names) < 2:
+        return point, None
+    counts = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    low, high = np.percentile(nested_mean(table, counts[:, places].astype(float)), [2.5, 97.5])
+    return point, (float(low), float(high))
+
+
 def mean(values: Sequence[float | None]) -> float | None:
     """Mean of what could be scored; None if nothing could."""
     known = [value for value in values if value is not None]

@@ -76,7 +76,7 @@ class Report:
             f"{self.date}, studies `{self.studies}`, model `{self.model.file}` ({self.model.network}), "
             f"{len(scores.cases)} cases. "
             "Mean Dice on the grid of each label; a case without a structure, in truth and answer, is not scored for "
-            "it. Intervals: 95 % bootstrap over cases.",
+            "it. Intervals: 95 % bootstrap over patients.",
             "",
         ]
         if self.model.trained_on:
@@ -94,6 +94,7 @@ class Report:
         lines += ["", *self._beyond_dice()]
         if self.against:
             lines += ["", f"## Difference to `{self.against[0]}`, paired by case", ""]
+            lines += ["Where one of the two rightly finds nothing and the other something, the first has Dice 1.", ""]
             lines += table_header("modalities", "cases", "difference", "interval")
             for subset, gap in self.against[1].items():
                 lines.append(table_row(subset, gap.cases, f"{gap.difference:+.3f}", _between(gap.interval)))

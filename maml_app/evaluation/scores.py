@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from maml_app.cases.case import subsets
 from maml_app.cases.spec import TaskSpec
-from maml_app.evaluation.metrics import bootstrap_interval, mean
+from maml_app.evaluation.metrics import estimate, mean
 from maml_app.evaluation.quality import Expectation, fitted
+from maml_app.imaging.volume import Array
 
 Interval = tuple[float, float]
 Promised = Mapping[str, Mapping[str, float]]  # subset name -> structure -> Dice that an answer promises itself
@@ -30,9 +33,17 @@ def subset_name(subset: Sequence[str]) -> str:
     return "+".join(subset)
 
 
+def paired(ours: float | None, theirs: float | None) -> tuple[float, float]:
+    """Dice of two models of one structure of a case, to be compared.
+
+    What is in neither truth nor answer counts as 1: finding something there is worse than finding nothing.
+    """
+    return 1.0 if ours is None else ours, 1.0 if theirs is None else theirs
+
+
 @dataclass(frozen=True)
 class SubsetScore:
-    """Means over the cases that have all modalities of a subset; `interval`: 95 % bootstrap of `mean` over cases."""
+    """Means over the cases that have all modalities of a subset; `interval`: 95 % bootstrap of `mean` over patients."""
 
     cases: int
     dice: Mapping[str, float | None]
@@ -45,7 +56,7 @@ class SubsetScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of mean Dice over the cases that both have, with its interval over cases."""
+    """A paired difference of mean Dice over the cases that both have, with its interval over patients."""
 
     cases: int
     difference: float
@@ -54,10 +65,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """Dice of one case, and what its answers promised."""
+    """Dice of one case, what its answers promised, and whose case it is."""
 
     dice: CaseDice
     promised: Promised
+    patient: str
 
 
 @dataclass(frozen=True)
@@ -69,18 +81,21 @@ class Scores:
         scored: names of what is scored: the task's regions, else its labels.
         cases: by case id.
         promised: by case id, where it is known.
+        patients: by case id, where it is known; else each case is a patient of its own.
     """
 
     modalities: tuple[str, ...]
     scored: tuple[str, ...]
     cases: Mapping[str, CaseDice]
     promised: Mapping[str, Promised] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_cases(cls, spec: TaskSpec, found: Mapping[str, ScoredCase]) -> Scores:
         dice = {case_id: scored.dice for case_id, scored in found.items()}
         promised = {case_id: scored.promised for case_id, scored in found.items()}
-        return cls(spec.modality_names, tuple(spec.scored), dice, promised)
+        patients = {case_id: scored.patient for case_id, scored in found.items()}
+        return cls(spec.modality_names, tuple(spec.scored), dice, promised, patients)
 
     @classmethod
     def of(cls, spec: TaskSpec, cases: Mapping[str, CaseDice]) -> Scores:
@@ -91,22 +106,39 @@ class Scores:
         """By subset name, single modalities first; subsets that no case has are left out."""
         rows = {}
         for subset in map(subset_name, subsets(self.modalities)):
-            having = [dice[subset] for dice in self.cases.values() if subset in dice]
+            having = {case_id: dice for case_id, dice in self.cases.items() if subset in dice}
             if having:
-                by_name = {name: mean([dice[name] for dice in having]) for name in self.scored}
-                interval = bootstrap_interval(list(self.case_means(subset).values()))
-                rows[subset] = SubsetScore(len(having), by_name, mean(list(by_name.values())), interval)
+                by_name = {name: mean([dice[subset][name] for dice in having.values()]) for name in self.scored}
+                rows[subset] = SubsetScore(len(having), by_name, *self._estimate(having, [subset]))
         return rows
 
     @property
     def mean(self) -> float | None:
         """Mean over subsets."""
-        return mean([row.mean for row in self.subsets.values()])
+        return self._overall[0]
 
     @property
     def interval(self) -> Interval | None:
-        """95 % bootstrap over cases, each by its mean over subsets."""
-        return bootstrap_interval(list(self.case_means().values()))
+        """95 % bootstrap of `mean` over patients."""
+        return self._overall[1]
+
+    @cached_property
+    def _overall(self) -> tuple[float | None, Interval | None]:
+        return self._estimate(self.cases, self._names())
+
+    def _names(self, subset: str | None = None) -> list[str]:
+        """Of one subset, or of all."""
+        return [subset] if subset else list(map(subset_name, subsets(self.modalities)))
+
+    def _estimate(self, cases: Mapping[str, CaseDice], names: Sequence[str]) -> tuple[float | None, Interval | None]:
+        return estimate(self._table(cases, names), [self.patients.get(case_id, case_id) for case_id in cases])
+
+    def _table(self, cases: Mapping[str, CaseDice], names: Sequence[str]) -> Array:
+        """Dice (C, S, N) of cases, of the subsets of these names, and of what is scored; nan for what has none."""
+        rows = [
+            [[dice.get(subset, {}).get(name) for name in self.scored] for subset in names] for dice in cases.values()
+        ]
+        return np.array(rows, float).reshape(len(cases), len(names), len(self.scored))
 
     @property
     def full(self) -> float | None:
@@ -145,12 +177,22 @@ class Scores:
         return means
 
     def minus(self, other: Scores, subset: str | None = None) -> Difference | None:
-        """Paired difference over the cases in both, under one subset or over all; None if they share no case."""
-        ours, theirs = self.case_means(subset), other.case_means(subset)
-        differences = [ours[case_id] - theirs[case_id] for case_id in ours if case_id in theirs]
-        if not differences:
-            return None
-        return Difference(len(differences), sum(differences) / len(differences), bootstrap_interval(differences))
+        """Paired difference over the cases in both, under one subset or the mean over all; None if they share no case.
+
+        What neither model finds, and is not there, tells nothing; what one of them finds there counts as `paired` says.
+        """
+        gaps: dict[str, CaseDice] = {}
+        for case_id in self.cases:
+            ours, theirs = self.cases[case_id], other.cases.get(case_id, {})
+            gap = {
+                name: {scored: _gap(ours[name][scored], theirs[name][scored]) for scored in self.scored}
+                for name in self._names(subset)
+                if name in ours and name in theirs
+            }
+            if any(value is not None for by_name in gap.values() for value in by_name.values()):
+                gaps[case_id] = gap
+        difference, interval = self._estimate(gaps, self._names(subset))
+        return None if difference is None else Difference(len(gaps), difference, interval)
 
     def compared(self, other: Scores) -> dict[str, Difference]:
         """`minus` under each subset that both have, and over all of them as "mean"."""
@@ -167,3 +209,10 @@ class Scores:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as report.json holds them."""
         return {**self.summary(), "interval": self.interval, "cases": self.cases}
+
+
+def _gap(ours: float | None, theirs: float | None) -> float | None:
+    if ours is None and theirs is None:
+        return None
+    one, other = paired(ours, theirs)
+    return one - other

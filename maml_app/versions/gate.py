@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from maml_app.evaluation.scores import Scores
+from maml_app.evaluation.scores import Scores, paired
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Outcome:
 def weigh(candidate: Scores, champion: Scores, against: str, tolerance: float) -> Outcome:
     """Compare two evaluations of the same cases, paired, for every subset and everything that is scored.
 
-    A structure that is in neither truth nor answer counts as 1: finding something
-    there is worse than finding nothing. `tolerance` is the fall in mean Dice that is put down to chance.
+    What is in neither truth nor answer counts as `paired` says. `tolerance` is the fall in mean Dice that is put down
+    to chance.
     """
     shared = [case_id for case_id in candidate.cases if case_id in champion.cases]
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -36,17 +36,13 @@ def weigh(candidate: Scores, champion: Scores, against: str, tolerance: float) -
             before = champion.cases[case_id].get(subset, {})
             for name, value in scores.items():
                 if name in before:
-                    pairs.setdefault((subset, name), []).append((_score(value), _score(before[name])))
+                    pairs.setdefault((subset, name), []).append(paired(value, before[name]))
     reasons = []
     for (subset, name), values in pairs.items():
         new, old = (sum(column) / len(values) for column in zip(*values, strict=True))
         if new < old - tolerance:
             reasons.append(f"{name} from {subset}: Dice {new:.3f}, was {old:.3f} ({len(values)} cases)")
     return Outcome(not reasons, against, len(shared), tolerance, tuple(reasons))
-
-
-def _score(value: float | None) -> float:
-    return 1.0 if value is None else value
 
 
 def forgotten(candidate: Scores, champion: Scores, old: Iterable[str], fall: float = 0.1) -> list[str]:
@@ -64,10 +60,9 @@ def forgotten(candidate: Scores, champion: Scores, old: Iterable[str], fall: flo
         if case_id not in candidate.cases or case_id not in champion.cases:
             continue
         full = candidate.all_of(case_id)
-        new, before = (
-            sum(map(_score, scores.cases[case_id][full].values())) / len(scores.cases[case_id][full])
-            for scores in (candidate, champion)
-        )
+        both = candidate.cases[case_id][full], champion.cases[case_id][full]
+        pairs = [paired(value, both[1][name]) for name, value in both[0].items()]
+        new, before = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
         if new < before - fall:
             found.append(f"{case_id}: Dice {new:.3f}, was {before:.3f}")
     return found
