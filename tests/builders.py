@@ -124,12 +124,12 @@ def keep(
 
 
 def stored_model(
-    path: Path, spec: TaskSpec, trained_on: dict[str, str] | None = None, seed: int = 0, task: str = ""
+    path: Path, spec: TaskSpec, trained_on: dict[str, str] | None = None, seed: int = 0, task: str = "", **notes: Any
 ) -> Path:
     """A model file with weights drawn by the seed."""
     torch.manual_seed(seed)
     sizes = len(spec.modalities), spec.classes, spec.network
-    notes = {"trained_on": trained_on or {}, "validated_on": {}}
+    notes = {"trained_on": trained_on or {}, "validated_on": {}, **notes}
     checkpoint = Checkpoint(task or spec.name, spec.signature(), *sizes, spec.training.patch, notes)
     store_model(path, build_network(*sizes), checkpoint)
     return path

@@ -19,7 +19,7 @@ from maml_app.network.checkpoint import Checkpoint
 from maml_app.network.ensemble import build_network
 from maml_app.network.settings import Network
 from maml_app.versions.registry import ModelRegistry, store_model
-from tests.builders import touch
+from tests.builders import stored_model, touch
 from tests.conftest import TOY
 from tests.harness.command import called
 
@@ -100,6 +100,20 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
     masks = sorted(path.name for path in (tmp_path / "masks").iterdir())
     assert masks == ["phantom_000.nii.gz", "phantom_001.nii.gz"]
     assert set(np.unique(read_label(tmp_path / "masks" / masks[0]).voxels)) <= {0, 1, 4}
+
+
+def test_patients_that_were_trained_on_are_no_test(toy: Path, spec: TaskSpec, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    call("phantom", "--out", studies, "--task", toy, "--count", 3, "--size", 20)
+    knows = {"taught_without_label": ["phantom_000"], "inherited": {"earlier": "phantom_001"}}
+    model = stored_model(tmp_path / "m.safetensors", spec, **knows)
+    printed = call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "out")
+    told = (
+        "2 of these cases are of patients that were trained on, their scores are not a test: phantom_000, phantom_001"
+    )
+    assert told in printed
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"]["trained_on_scored_cases"] == ["phantom_000", "phantom_001"]
 
 
 def test_each_stage_of_a_training_has_a_bar_and_what_is_told_between_has_none(toy: Path, tmp_path: Path) -> None:

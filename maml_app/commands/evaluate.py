@@ -35,6 +35,7 @@ def evaluate(
     from maml_app.evaluation.evaluate import evaluate_thoroughly
     from maml_app.evaluation.figures import bars, boxes, panel, worst
     from maml_app.evaluation.report import Judged, Report, page
+    from maml_app.training.split import known
     from maml_app.versions.predict import load_model, pick_device
 
     spec, source = open_task(studies, task)
@@ -45,9 +46,10 @@ def evaluate(
     loaded = load_model(model, spec, model.name, pick_device(device))
     ready_folder(out_dir)
     checkpoint, segmenter = loaded.checkpoint, loaded.segmenter(spec)
-    seen = sorted(set(checkpoint.notes["trained_on"]) & {case.id for case in labelled})
+    seen = sorted(case.id for case in known(labelled, checkpoint))
     if seen:
-        out.print(f"[yellow]{len(seen)} of these cases were trained on, their scores are not a test: {', '.join(seen)}")
+        told = f"{len(seen)} of these cases are of patients that were trained on, their scores are not a test"
+        out.print(f"{told}: {', '.join(seen)}", soft_wrap=True, markup=False, style="yellow")
     refused: dict[str, str] = {}
 
     def skip(case_id: str, reason: str) -> None:

@@ -132,7 +132,7 @@ def nested_mean(table: Array, weights: Array) -> Array:
     known = ~np.isnan(table)
     total = weights @ np.where(known, table, 0.0).reshape(len(table), -1)
     with np.errstate(invalid="ignore"):  # 0 / 0
-        means = (total / (weights @ known.reshape(len(table), -1))).reshape(-1, *table.shape[1:])
+        means: Array = (total / (weights @ known.reshape(len(table), -1))).reshape(-1, *table.shape[1:])
         for _ in range(2):
             means = np.nansum(means, axis=-1) / (~np.isnan(means)).sum(axis=-1)
     return means

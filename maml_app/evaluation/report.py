@@ -26,7 +26,7 @@ STYLE = (
 class Judged:
     """The model that was evaluated: its file's name, what network it is, and what is noted about its training.
 
-    `trained_on`: ids of evaluated cases that it was trained on, whose scores are no test.
+    `trained_on`: ids of evaluated cases of patients that it was trained on, whose scores are no test.
     """
 
     file: str
@@ -81,8 +81,8 @@ class Report:
         ]
         if self.model.trained_on:
             lines += [
-                f"**{len(self.model.trained_on)} of these cases were trained on, their scores are not a test:** "
-                f"{', '.join(self.model.trained_on)}.",
+                f"**{len(self.model.trained_on)} of these cases are of patients that were trained on, their scores are "
+                f"not a test:** {', '.join(self.model.trained_on)}.",
                 "",
             ]
         lines += table_header("modalities", "cases", *names, "mean", "interval")

@@ -29,6 +29,7 @@ class Recipe:
         seed: of new weights, the order of cases, and augmentation.
         devices: none for the GPU if there is one, else the CPU; two or more: one process is started for each.
         start: a network to go on from (warm start), else new weights.
+        inherited: case id -> patient, of what `start` learned from.
         prepared: where prepared cases are kept for the next time, at most `prepared_gb`; a temporary folder if None.
         weights: case id -> how many times an epoch it is drawn; once where it is not named.
         parts: in how many parts a batch is taken from the start.
@@ -40,6 +41,7 @@ class Recipe:
     seed: int = 0
     devices: tuple[torch.device, ...] = ()
     start: SegmentationNetwork | None = None
+    inherited: Mapping[str, str] = field(default_factory=dict)
     prepared: Path | None = None
     prepared_gb: float = 20.0
     weights: Mapping[str, int] = field(default_factory=dict)

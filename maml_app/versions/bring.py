@@ -14,7 +14,7 @@ from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError
 from maml_app.evaluation.evaluate import Segmenter, evaluate
 from maml_app.network.checkpoint import load_checkpoint
-from maml_app.training.split import split
+from maml_app.training.split import known, split
 from maml_app.versions.gate import Outcome, weigh
 from maml_app.versions.predict import load_served
 from maml_app.versions.registry import ModelRegistry
@@ -32,16 +32,17 @@ class Brought:
 def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[Case], device: torch.device) -> Brought:
     """Keep a model file as a new version, and serve it if it is nowhere worse than the served one.
 
-    Compared on the validation cases of these studies, but for those that it may have been trained on by their ids. With
-    none to compare on it is served only where no model is yet.
+    Compared on the validation cases of these studies, but for those of patients that it may have learned from, by their
+    ids. With none to compare on it is served only where no model is yet.
 
     Raises:
         ModelError: no model file, or of another task; nothing is kept.
     """
     network, checkpoint = load_checkpoint(file, spec.name, spec.signature(), device)
     labelled = [case for case in cases if case.label]
-    trained_on = set(checkpoint.notes.get("trained_on") or {})
-    held_out = [case for case in split(labelled, spec.training.validation)[1] if case.id not in trained_on]
+    aside = split(labelled, spec.training.validation)[1]
+    seen = {case.id for case in known(aside, checkpoint)}
+    held_out = [case for case in aside if case.id not in seen]
     served = registry.served()
     outcome: Outcome | None = None
     scores = None

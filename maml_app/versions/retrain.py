@@ -17,7 +17,7 @@ from maml_app.machine import Turns
 from maml_app.network.ensemble import SegmentationNetwork
 from maml_app.training.progress import Progress, Report
 from maml_app.training.recipe import Recipe
-from maml_app.training.split import split
+from maml_app.training.split import known, split, taught
 from maml_app.training.train import Trained, cross_validate, train
 from maml_app.versions.gate import Outcome, forgotten, weigh
 from maml_app.versions.predict import Model, load_served
@@ -67,7 +67,8 @@ class Retraining:
         shared = replace(self.recipe, prepared=self.registry.prepared, wait=Turns(self.registry.turns).wait)
         weights = _new(labelled, champion, spec.training.new_labels)
         told = replace(shared, report=self._shown())
-        result = train(spec, cases, replace(told, start=start, weights=weights))
+        inherited = taught(champion.checkpoint) if champion and start else {}
+        result = train(spec, cases, replace(told, start=start, inherited=inherited, weights=weights))
         result = self.finish(result, labelled, told)
         report = {**result.checkpoint.notes, "parent": champion.version if champion else None}
         report["task"] = spec.model_dump(mode="json")
@@ -199,10 +200,11 @@ class Retraining:
         version = model.version
         # as when the first labels were all of validation patients: going on from it would score it on what it knows
         held_out = split(labelled, self.spec.training.validation)[1]
-        known = sorted({case.id for case in held_out} & set(model.checkpoint.notes["trained_on"]))
-        if known:
+        seen = sorted(case.id for case in known(held_out, model.checkpoint))
+        if seen:
             self.say(
-                f"{version} was trained on validation cases ({', '.join(known)}): not compared with, nor gone on from"
+                f"{version} was trained on validation cases ({', '.join(seen)}), or on others of their patients: not "
+                "compared with, nor gone on from"
             )
             return None
         return model

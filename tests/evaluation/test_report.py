@@ -28,7 +28,7 @@ def test_a_report_says_of_what_it_is_and_what_was_trained_on(spec: TaskSpec) -> 
     report = Report(spec, "studies/here", judged, ours, against, date="2026-01-02 03:04")
     text = report.markdown()
     assert "2026-01-02 03:04, studies `studies/here`, model `new.safetensors` (maml), 1 cases" in text
-    assert "**1 of these cases were trained on, their scores are not a test:** a." in text
+    assert "**1 of these cases are of patients that were trained on, their scores are not a test:** a." in text
     assert "| pet+mr_t1 | 1 | 0.750 | – | 0.750 | – |" in text
     assert "| pet | organ | 0.750 | 0.500 | 3.0 | 0.50 | 4.00 | 1.0 | -1.0 |" in text
     assert "| pet | 1 | +0.250 | – |" in text

@@ -88,10 +88,36 @@ def test_a_model_that_knows_the_validation_cases_is_neither_start_nor_rival(
         (studies / f"kept-{number}").rename(studies / f"phantom_{number:03d}" / "label.nii.gz")
     capsys.readouterr()
     trainer({}, datastore)
-    assert "v0001 was trained on validation cases (phantom_003): not compared with" in capsys.readouterr().out
+    told = "v0001 was trained on validation cases (phantom_003), or on others of their patients: not compared"
+    assert told in capsys.readouterr().out
     report = registry.report("v0002")
     assert (report["warm_start"], report["gate"], report["parent"]) == (False, None, None)
     assert registry.served() == "v0002"
+
+
+def test_what_a_model_learned_before_a_warm_start_is_not_forgotten(
+    trainer: TrainEnsemble, datastore: CaseDatastore, studies: Path, registry: ModelRegistry
+) -> None:
+    """A validation case whose label was withdrawn meanwhile: the model that goes on from its model knows it too."""
+    longer = trainer.spec.training.model_copy(update={"validation": 0.55, "steps": 1})  # the side of phantom_003
+    trainer.spec = trainer.spec.model_copy(update={"training": longer})
+    labels = {number: studies / f"phantom_{number:03d}" / "label.nii.gz" for number in range(4)}
+
+    def only(*numbers: int) -> dict[str, Any]:
+        for number, label in labels.items():
+            kept = studies / f"kept-{number}"
+            if number in numbers and kept.exists():
+                kept.rename(label)
+            elif number not in numbers and label.exists():
+                label.rename(kept)
+        return registry.report(trainer({}, datastore)["version"])
+
+    only(3)
+    second = only(0)
+    assert (second["warm_start"], second["inherited"]) == (True, {"phantom_003": "phantom_003"})
+    third = only(0, 1, 3)
+    assert list(third["validated_on"]) == ["phantom_003"]
+    assert (third["warm_start"], third["gate"], third["inherited"]) == (False, None, {})
 
 
 def test_a_rule_for_patients_that_moves_validated_cases_is_refused(

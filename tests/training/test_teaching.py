@@ -64,6 +64,7 @@ def test_they_teach_only_where_the_task_asks_for_it(cases: list[Case], spec: Tas
     notes = with_them.checkpoint.notes
     assert notes["taught_without_label"] == [case.id for case in cases[2:]]
     assert set(notes["trained_on"]) == {case.id for case in cases[:2]}
+    assert set(notes["patients"]) == {case.id for case in cases}
     assert without.checkpoint.notes["taught_without_label"] == []
 
 

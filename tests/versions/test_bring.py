@@ -60,6 +60,16 @@ def test_what_it_was_trained_on_is_no_test(store: FolderStore, half: TaskSpec, t
     assert "no validation case that it has not seen" in brought.why
 
 
+def test_another_examination_of_whom_it_was_trained_on_is_no_test(
+    store: FolderStore, half: TaskSpec, tmp_path: Path
+) -> None:
+    registry, cases = ModelRegistry(tmp_path / "models"), store.cases()
+    bring(stored_model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
+    earlier = {f"{case.id}_2021": case.patient_id for case in cases}
+    file = stored_model(tmp_path / "b.safetensors", half, dict.fromkeys(earlier, "final-0000"), patients=earlier)
+    assert "no validation case that it has not seen" in bring(file, registry, half, cases, CPU).why
+
+
 def test_a_file_that_is_no_model_of_the_task_is_refused(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
