@@ -102,6 +102,32 @@ def test_the_loop_without_a_server(toy: Path, tmp_path: Path) -> None:
     assert set(np.unique(read_label(tmp_path / "masks" / masks[0]).voxels)) <= {0, 1, 4}
 
 
+def test_only_a_report_of_the_same_task_and_structures_is_compared_with(
+    toy: Path, spec: TaskSpec, tmp_path: Path
+) -> None:
+    call("phantom", "--out", tmp_path / "studies", "--task", toy, "--count", 1, "--size", 20)
+    model, against = stored_model(tmp_path / "m.safetensors", spec), tmp_path / "against.json"
+    asked = ("evaluate", "--studies", tmp_path / "studies", "--task", toy, "--model", model, "--out", tmp_path / "out")
+    dice = {"phantom_000": {"ct": {"organ": 0.5, "lesion": None}}}
+    good = {"task": "toy", "model": {"file": "old.safetensors"}, "cases": dice, "subsets": {}}
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"task": "another"}, "got one of task 'another' with scores of lesion, organ"),
+        (
+            {"cases": {"a": {"ct": {"organ": 0.5}}}},
+            "with scores of lesion, organ, got one of task 'toy' with scores of organ",
+        ),
+        ({"model": {}}, "got other JSON"),
+        ({"model": None}, "got other JSON"),
+        ({"cases": {"a": {"ct": {"organ": "0.5", "lesion": 1}}}}, "got other JSON"),
+        ({"cases": [1]}, "got other JSON"),
+    ]
+    for change, message in wrong:
+        against.write_text(json.dumps({**good, **change}))
+        assert message in call(*asked, "--against", against, expect=2)
+    against.write_text(json.dumps(good))
+    assert "Difference to `old.safetensors`" in call(*asked, "--against", against)
+
+
 def test_patients_that_were_trained_on_are_no_test(toy: Path, spec: TaskSpec, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     call("phantom", "--out", studies, "--task", toy, "--count", 3, "--size", 20)

@@ -93,13 +93,30 @@ def _tell_left_out(details: Details) -> None:
 
 
 def _other(path: Path, spec: TaskSpec) -> tuple[str, Scores]:
-    """The model file and the scores that another report.json tells."""
+    """The model file and the scores that another report.json tells.
+
+    Raises:
+        StudiesError: it is no report, or one of another task or of other structures: these are not compared.
+    """
     from maml_app.evaluation.scores import Scores
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudiesError(f"{path}: expected a report.json written by evaluate, got: {error}") from None
-    if not isinstance(content, dict) or not {"subsets", "cases", "model"} <= set(content):
+    try:
+        file, task, cases = content["model"]["file"], content["task"], content["cases"]
+        rows = [by_name for by_subset in cases.values() for by_name in by_subset.values()]
+        whole = all(value is None or isinstance(value, (int, float)) for by_name in rows for value in by_name.values())
+        scored = {tuple(sorted(by_name)) for by_name in rows}
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         raise StudiesError(f"{path}: expected a report.json written by evaluate, got other JSON")
-    return str(content["model"]["file"]), Scores.of(spec, content["cases"])
+    if task != spec.name or scored - {tuple(sorted(spec.scored))}:
+        names = " and of ".join(", ".join(found) for found in sorted(scored))
+        raise StudiesError(
+            f"{path}: expected a report of task {spec.name!r} with scores of {', '.join(sorted(spec.scored))}, got one "
+            f"of task {task!r} with scores of {names}"
+        )
+    return str(file), Scores.of(spec, cases)
