@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,18 @@ NAMES = {"t1": 300.0, "t1ce": 500.0, "t2": 700.0, "flair": 900.0}  # modality ->
 def shipped(name: str) -> TaskSpec:
     """A task that comes with the app."""
     return load_task(shipped_tasks()[name])
+
+
+def as_datalist(studies: Path, test: set[str]) -> Path:
+    """A datalist of a folder of cases; those in `test` are of its section of that name."""
+    sections: dict[str, list[dict[str, object]]] = {"training": [], "test": []}
+    for folder in sorted(path for path in studies.iterdir() if path.is_dir()):
+        files = {path.name.split(".")[0]: f"{folder.name}/{path.name}" for path in sorted(folder.iterdir())}
+        label = files.pop("label", "")
+        entry: dict[str, object] = {"id": folder.name, "image": files, "label": label}
+        sections["test" if folder.name in test else "training"].append(entry)
+    (studies / "datalist.json").write_text(json.dumps(sections))
+    return studies / "datalist.json"
 
 
 def oblique(spacing_mm: tuple[float, float, float] = (4.0, 5.0, 7.0)) -> Array:

@@ -131,8 +131,12 @@ def test_only_a_report_of_the_same_task_and_structures_is_compared_with(
 def test_patients_that_were_trained_on_are_no_test(toy: Path, spec: TaskSpec, tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     call("phantom", "--out", studies, "--task", toy, "--count", 3, "--size", 20)
-    knows = {"taught_without_label": ["phantom_000"], "inherited": {"earlier": "phantom_001"}}
-    model = stored_model(tmp_path / "m.safetensors", spec, **knows)
+    model = stored_model(
+        tmp_path / "m.safetensors",
+        spec,
+        taught_without_label=["phantom_000"],
+        inherited={"earlier": "phantom_001"},
+    )
     printed = call("evaluate", "--studies", studies, "--task", toy, "--model", model, "--out", tmp_path / "out")
     told = (
         "2 of these cases are of patients that were trained on, their scores are not a test: phantom_000, phantom_001"

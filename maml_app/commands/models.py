@@ -146,7 +146,7 @@ def models_import(
 
     Exit code 1 if it is kept as a candidate only.
     """
-    from maml_app.cases.source import learnable
+    from maml_app.cases.source import teaching
     from maml_app.versions.bring import bring
     from maml_app.versions.predict import pick_device
     from maml_app.versions.registry import ModelRegistry
@@ -154,8 +154,8 @@ def models_import(
     spec, source = open_task(studies, task)
     registry = ModelRegistry(models / spec.name)
     registry.belongs_to(source, claim=True)
-    cases = [learnable(case, spec) for case in source.cases()]
-    brought = bring(file, registry, spec, cases, pick_device(device))
+    # choosing by a test set would make it none
+    brought = bring(file, registry, spec, teaching(source.cases(), spec), pick_device(device))
     state = "is served" if brought.served else "is kept as a candidate, and can be promoted"
     out.print(f"{brought.version} {state}: {brought.why}", soft_wrap=True, markup=False)
     raise typer.Exit(0 if brought.served else 1)

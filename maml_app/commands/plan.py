@@ -10,9 +10,10 @@ import numpy as np
 import typer
 import yaml
 
+from maml_app.cases.source import teaching
 from maml_app.cases.spec import parse_task
 from maml_app.commands.common import Studies, TaskOption, out, progress_bar, ready_file, tell_unused
-from maml_app.commands.opening import labelled_cases, open_task
+from maml_app.commands.opening import chosen_cases, open_task
 from maml_app.errors import TaskSpecError
 
 
@@ -26,7 +27,8 @@ def plan(
 ) -> None:
     """Measure the labelled cases and write a task.yaml with spacing, patch, levels, batch and CT windows to fit them.
 
-    The file is yours to change; serve or train with it by `--task FILE` or `--conf task FILE`.
+    Labels of a test set are not looked at. The file is yours to change; serve or train with it by `--task FILE` or
+    `--conf task FILE`.
     """
     from maml_app.disk import write_text
     from maml_app.imaging.fingerprint import take_fingerprint
@@ -36,7 +38,7 @@ def plan(
     if out_file.exists():
         raise TaskSpecError(f"{out_file}: expected a file that is not there yet, so that none of yours is overwritten")
     spec, source = open_task(studies, task)
-    cases = labelled_cases(source, spec)
+    cases = [case for case in teaching(chosen_cases(source, ""), spec) if case.label]
     ready_file(out_file)
     with progress_bar("measuring", len(cases)) as tick:
         found = take_fingerprint(cases, spec, tick, tell_unused)

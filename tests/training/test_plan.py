@@ -21,6 +21,8 @@ from maml_app.imaging.labels import from_task_values
 from maml_app.network.settings import Network
 from maml_app.phantom.scene import make_case
 from maml_app.training.plan import make_plan, step_cost
+from tests.builders import as_datalist
+from tests.conftest import TOY
 from tests.harness.server import ROOT
 
 
@@ -150,6 +152,13 @@ def test_the_papers_liver_task_from_plan_to_report(tmp_path: Path) -> None:
     report = (tmp_path / "report" / "report.md").read_text()
     assert "| arterial+portal_venous | 3 |" in report
     assert "native+" not in report
+
+
+def test_labels_of_a_test_set_are_not_measured(studies: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(TOY)
+    datalist = as_datalist(studies, test={"phantom_001", "phantom_002"})
+    asked = ("--studies", datalist, "--task", tmp_path / "toy.yaml", "--memory-gb", "0.3")
+    assert "Planned from 2 labelled cases" in call("plan", *asked, "--out", tmp_path / "planned.yaml")
 
 
 def run_all(studies: Path, task: str, folder: Path, *more: str) -> list[Path]:

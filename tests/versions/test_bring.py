@@ -17,7 +17,7 @@ from maml_app.versions import bring as module
 from maml_app.versions.bring import bring
 from maml_app.versions.gate import Outcome
 from maml_app.versions.registry import ModelRegistry
-from tests.builders import stored_model
+from tests.builders import as_datalist, stored_model
 
 CPU = torch.device("cpu")
 
@@ -78,6 +78,21 @@ def test_a_file_that_is_no_model_of_the_task_is_refused(store: FolderStore, spec
         with pytest.raises(ModelError, match="expected"):
             bring(file, registry, spec, store.cases(), CPU)
     assert registry.versions() == []
+
+
+def test_a_test_set_does_not_say_what_is_served(
+    studies: Path, half: TaskSpec, store: FolderStore, tmp_path: Path
+) -> None:
+    from tests.conftest import TOY
+
+    (studies / "task.yaml").write_text(TOY.replace("training: {", "training: {validation: 0.5, "))
+    held_out = {case.id for case in split([case for case in store.cases() if case.label], 0.5)[1]}
+    datalist, models = as_datalist(studies, test=held_out), tmp_path / "models"
+    file = stored_model(tmp_path / "a.safetensors", half, {})
+    ask = ["models", "import", str(file), "--studies", str(datalist), "--models", str(models)]
+    answer = CliRunner().invoke(app, ask)
+    assert answer.exit_code == 0, answer.output
+    assert ModelRegistry(models / "toy").report("v0001")["validated_on"] == {}
 
 
 def test_the_command_says_what_became_of_it(studies: Path, spec: TaskSpec, tmp_path: Path) -> None:
