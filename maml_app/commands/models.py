@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from maml_app.commands.common import Device, Json, Studies, TaskOption, print_json
+from maml_app.commands.common import Device, Json, Studies, TaskOption, print_json, tell_unused
 from maml_app.commands.opening import open_task
 from maml_app.errors import ModelError
 
@@ -156,6 +156,8 @@ def models_import(
     registry.belongs_to(source, claim=True)
     # choosing by a test set would make it none
     brought = bring(file, registry, spec, teaching(source.cases(), spec), pick_device(device))
+    for case_id, reason in brought.refused.items():
+        tell_unused(case_id, reason)
     state = "is served" if brought.served else "is kept as a candidate, and can be promoted"
     out.print(f"{brought.version} {state}: {brought.why}", soft_wrap=True, markup=False)
     raise typer.Exit(0 if brought.served else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from maml_app.versions.registry import ModelRegistry
 
 @dataclass(frozen=True)
 class Brought:
-    """What became of it: its version, whether it is served, and why, in words."""
+    """What became of it: its version, whether it is served, and why, in words; cases that could not be used, why."""
 
     version: str
     served: bool
     why: str
+    refused: Mapping[str, str]
 
 
 def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[Case], device: torch.device) -> Brought:
@@ -46,9 +47,11 @@ def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[C
     served = registry.served()
     outcome: Outcome | None = None
     scores = None
+    refused: dict[str, str] = {}
     if held_out:
-        scores = evaluate(Segmenter(network, spec, checkpoint.patch, device), held_out)
-    if scores and served:
+        scores = evaluate(Segmenter(network, spec, checkpoint.patch, device), held_out, skip=refused.__setitem__)
+        held_out = [case for case in held_out if case.id in scores.cases]
+    if scores and held_out and served:
         champion = load_served(registry, spec, device)
         before = evaluate(champion.segmenter(spec), held_out)
         outcome = weigh(scores, before, champion.version, spec.training.tolerance)
@@ -57,7 +60,7 @@ def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[C
         "parent": None,
         "imported": {"file": file.name, "sha256": _hash(file)},
         "task": spec.model_dump(mode="json"),
-        "validation": scores.as_dict() if scores else None,
+        "validation": scores.as_dict() if scores and held_out else None,
         "validated_on": {case.id: case.label.id for case in held_out if case.label},
         "gate": outcome.as_dict() if outcome else None,
     }
@@ -65,14 +68,14 @@ def bring(file: Path, registry: ModelRegistry, spec: TaskSpec, cases: Sequence[C
     publish = outcome.publish if outcome else served is None
     if publish:
         registry.serve(version)
-    return Brought(version, publish, _why(outcome, served, len(held_out)))
+    return Brought(version, publish, _why(outcome, served, len(held_out)), refused)
 
 
 def _why(outcome: Outcome | None, served: str | None, held_out: int) -> str:
     if outcome is None and served is None:
         return "there was no model yet"
     if outcome is None:
-        return f"there is no validation case that it has not seen, so it cannot be compared with {served}"
+        return f"there is no validation case to use that it has not seen, so it cannot be compared with {served}"
     if outcome.publish:
         return f"not worse than {outcome.against} on {held_out} cases"
     more = f" and {len(outcome.reasons) - 3} more" if len(outcome.reasons) > 3 else ""

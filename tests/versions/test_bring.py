@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 from maml_app.__main__ import app
+from maml_app.cases.case import Case
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import ModelError
 from maml_app.stores.folder import FolderStore
 from maml_app.training.split import split
 from maml_app.versions import bring as module
-from maml_app.versions.bring import bring
+from maml_app.versions.bring import Brought, bring
 from maml_app.versions.gate import Outcome
 from maml_app.versions.registry import ModelRegistry
 from tests.builders import as_datalist, stored_model
@@ -57,7 +60,7 @@ def test_what_it_was_trained_on_is_no_test(store: FolderStore, half: TaskSpec, t
     knows = {case.id: "final-0000" for case in cases}
     brought = bring(stored_model(tmp_path / "b.safetensors", half, knows), registry, half, cases, CPU)
     assert (brought.served, registry.served()) == (False, "v0001")
-    assert "no validation case that it has not seen" in brought.why
+    assert "no validation case to use that it has not seen" in brought.why
 
 
 def test_another_examination_of_whom_it_was_trained_on_is_no_test(
@@ -67,7 +70,7 @@ def test_another_examination_of_whom_it_was_trained_on_is_no_test(
     bring(stored_model(tmp_path / "a.safetensors", half, {}), registry, half, cases, CPU)
     earlier = {f"{case.id}_2021": case.patient_id for case in cases}
     file = stored_model(tmp_path / "b.safetensors", half, dict.fromkeys(earlier, "final-0000"), patients=earlier)
-    assert "no validation case that it has not seen" in bring(file, registry, half, cases, CPU).why
+    assert "no validation case to use that it has not seen" in bring(file, registry, half, cases, CPU).why
 
 
 def test_a_file_that_is_no_model_of_the_task_is_refused(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> None:
@@ -78,6 +81,30 @@ def test_a_file_that_is_no_model_of_the_task_is_refused(store: FolderStore, spec
         with pytest.raises(ModelError, match="expected"):
             bring(file, registry, spec, store.cases(), CPU)
     assert registry.versions() == []
+
+
+def test_a_label_that_cannot_be_read_costs_only_its_case(store: FolderStore, half: TaskSpec, tmp_path: Path) -> None:
+    cases = [case for case in store.cases() if case.label]
+    aside = split(cases, 0.5)[1]
+    broken, *_ = aside
+    twin = replace(broken, id="twin", patient=broken.patient_id)  # the same images, and a label that can be read
+
+    def brought(name: str, seed: int, cases: Sequence[Case]) -> Brought:
+        file = stored_model(tmp_path / f"{name}.safetensors", half, {}, seed=seed)
+        return bring(file, registry, half, cases, CPU)
+
+    registry = ModelRegistry(tmp_path / "models")
+    first = replace(broken, labels=(replace(broken.labels[0], path=tmp_path / "broken.nii.gz"),))
+    (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
+    training = [case for case in cases if case not in aside]
+    alone = brought("a", 0, [*training, first])
+    assert (alone.why, list(alone.refused)) == ("there was no model yet", [broken.id])
+    assert registry.report("v0001")["validation"] is None
+    assert registry.report("v0001")["validated_on"] == {}
+    same = brought("b", 0, [*training, first, twin])
+    assert same.why == "not worse than v0001 on 1 cases"
+    assert list(registry.report("v0002")["validated_on"]) == ["twin"]
+    assert "no validation case to use" in brought("c", 0, [*training, first]).why
 
 
 def test_a_test_set_does_not_say_what_is_served(
