@@ -3,7 +3,8 @@
 Every state of the play (a set of labelled cases and a seed) is one file, so that strategies share the states they have
 in common, a stopped simulation goes on where it was, and several processes may work in one folder:
 
-<folder>/states/KEY.json     the labelled cases, the test cases' scores, the scores of all that may be chosen
+<folder>/states/KEY.json     the labelled cases, the test cases' scores, the scores of all that may be chosen; the key
+                             is a hash of the task, the seed, and the files of all of them
 <folder>/prepared/           prepared cases
 """
 
@@ -33,6 +34,7 @@ from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.preprocess import Prepared, prepare
 from maml_app.imaging.volume import Array, Volume
+from maml_app.training.dataset import content_key
 from maml_app.training.recipe import Recipe
 from maml_app.training.train import train
 from maml_app.versions.predict import Model
@@ -102,6 +104,13 @@ class Simulation:
         """How much is labelled in each case that may be chosen, ml."""
         return {case_id: float((label.voxels > 0).sum()) * label.grid.voxel_ml for case_id, label in self.truth.items()}
 
+    @cached_property
+    def content(self) -> str:
+        """What changes with which cases there are to choose from and to test on, and with any of their files."""
+        parts = [("choose", self.choose.values()), ("test", self.test)]
+        keys = {part: {case.id: content_key(case, self.spec) for case in cases} for part, cases in parts}
+        return json.dumps(keys, sort_keys=True)
+
     def path_mm(self, case_id: str, proposal: Array | None = None) -> float:
         """The contour that an annotator draws in a case, from a proposal on its label's grid, or from nothing."""
         from maml_app.labelling.comparing import changes  # asks for scipy, which machines that only train may lack
@@ -140,7 +149,7 @@ class Simulation:
     def state(self, labelled: Sequence[str], seed: int) -> State:
         """Train on these cases from new weights, test, and score all that may be chosen; or what is kept of that."""
         labelled = sorted(labelled)
-        parts = [FORMAT, self.spec.model_dump_json(), str(seed), *labelled, *(case.id for case in self.test)]
+        parts = [FORMAT, self.spec.model_dump_json(), str(seed), *labelled, self.content]
         path = self.folder / "states" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:24]}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ def build_samples(
         for case in cases:
             tick(case.id)
             try:
-                target = folder / _key(case, spec)
+                target = folder / content_key(case, spec)
                 if target.is_dir():
                     os.utime(target)
                 else:
@@ -104,7 +104,7 @@ def load_sample(case_id: str, folder: Path) -> Sample:
     return Sample(case_id, images, label, presence, places, tuple(map(int, names)))
 
 
-def _key(case: Case, spec: TaskSpec) -> str:
+def content_key(case: Case, spec: TaskSpec) -> str:
     """A name that changes with the content of any of the case's files, and with what the task makes of them.
 
     Raises:

@@ -19,6 +19,7 @@ from maml_app.choosing import simulate as module
 from maml_app.choosing.curves import area, area_by_effort, labels_to_reach, saving, stands_still, summarise_curves
 from maml_app.choosing.simulate import Schedule, Simulation, simulate
 from maml_app.errors import MamlError, TrainingError
+from maml_app.imaging.files import read_label, write_label
 from maml_app.phantom.scene import write_cases
 from maml_app.stores.folder import FolderStore
 from maml_app.training.train import train
@@ -75,6 +76,31 @@ def test_strategies_share_states_and_a_stopped_play_goes_on(
     count = len(trained)
     assert simulate(simulation, schedule) == curves
     assert len(trained) == count  # all was kept
+
+
+def test_what_is_kept_is_of_the_same_files_and_cases(
+    simulation: Simulation, spec: TaskSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Schedule(("random",), start=2, rounds=1, batch=1, seeds=(0,))
+    trained: list[int] = []
+    monkeypatch.setattr(module, "train", lambda *asked: trained.append(1) or train(*asked))
+
+    def played(choose: int = 6) -> int:
+        cases = FolderStore(simulation.folder.parent / "studies", spec).cases()
+        simulate(Simulation(spec, cases[:choose], cases[6:], simulation.folder, CPU), schedule)
+        count = len(trained)
+        trained.clear()
+        return count
+
+    assert played(choose=5) == 2
+    assert played() == 2  # each state has the scores of all that may be chosen
+    assert played() == 0
+    for number in (0, 7):  # one to choose, one to test
+        path = simulation.folder.parent / "studies" / f"phantom_00{number}" / "label.nii.gz"
+        label = read_label(path)
+        write_label(path, np.roll(label.voxels, 2, axis=0), label.affine)
+        assert played() == 2
+    assert played() == 0
 
 
 def test_what_was_drawn_is_the_foreground_of_the_labels(simulation: Simulation, spec: TaskSpec) -> None:
