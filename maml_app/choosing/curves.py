@@ -24,6 +24,12 @@ DRAWS = 2000
 Rows = list[dict[str, Any]]
 
 
+def measured(curves: Mapping[str, list[Rows]]) -> dict[str, str]:
+    """Those of MEASURES that every row has: all modalities have no Dice where no test case has them all."""
+    rows = [row for seeds in curves.values() for rows in seeds for row in rows]
+    return {measure: words for measure, words in MEASURES.items() if all(row[measure] is not None for row in rows)}
+
+
 def area(rows: Rows, measure: str) -> float:
     """Area under the budget curve: the mean Dice over the number of labels, trapezoidal."""
     labels, dice = [row["labels"] for row in rows], [row[measure] for row in rows]
@@ -79,9 +85,9 @@ def saving(curves: Mapping[str, list[Rows]], name: str, measure: str) -> dict[st
 
 
 def summarise_curves(curves: Mapping[str, list[Rows]]) -> dict[str, Any]:
-    """By measure and strategy: the area, its difference to random (paired by seed), and the saving."""
+    """By measure and strategy, of those `measured`: the area, difference to random (paired by seed), and saving."""
     result: dict[str, Any] = {}
-    for measure in MEASURES:
+    for measure in measured(curves):
         areas = {name: [area(rows, measure) for rows in seeds] for name, seeds in curves.items()}
         # of each seed, as far as every strategy has drawn
         ends = [
@@ -121,6 +127,9 @@ def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any]
     lines = ["# Simulated annotation", "", head, "", "![curves](curves.png)", ""]
     for measure, words in MEASURES.items():
         lines += [f"## Dice of the test cases, {words}", ""]
+        if measure not in summary:
+            lines += ["Left out: after some rounds no test case could be scored for it.", ""]
+            continue
         lines += table_header("strategy", *(f"{count} labels" for count in labels), "ml labelled", "m drawn")
         for name, seeds in curves.items():
             means = _table(seeds, measure).mean(axis=0)
@@ -154,21 +163,26 @@ def curves_markdown(curves: Mapping[str, list[Rows]], summary: Mapping[str, Any]
 
 
 def draw_curves(path: Path, curves: Mapping[str, list[Rows]]) -> None:
-    """Write the curves as PNG: Dice over labels, and over the contours drawn for them; bands are standard errors."""
+    """Write the curves as PNG: Dice over labels, and over the contours drawn for them; bands are standard errors.
+
+    Dice is of all modalities, or the mean over subsets where that is left out; without either the axes stay empty.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for name, seeds in curves.items():
+    measure, words = next(iter(measured(curves).items()), ("", "none could be scored"))
+    for name, seeds in curves.items() if measure else ():
         labels = [row["labels"] for row in seeds[0]]
-        dice = _table(seeds, "full")
+        dice = _table(seeds, measure)
         mean, error = dice.mean(axis=0), dice.std(axis=0) / math.sqrt(len(dice))
         (line,) = left.plot(labels, mean, marker="o", label=name)
         left.fill_between(labels, mean - error, mean + error, alpha=0.12, color=line.get_color())
         right.plot(_table(seeds, "path_m").mean(axis=0), mean, marker="o", label=name, color=line.get_color())
-    left.set(xlabel="labelled cases", ylabel="Dice of the test cases, all modalities")
+    left.set(xlabel="labelled cases", ylabel=f"Dice of the test cases, {words}")
     right.set(xlabel="contours drawn by annotators, m")
-    left.legend()
+    if measure:
+        left.legend()
     write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=100))
 
 

@@ -29,7 +29,7 @@ from maml_app.choosing.worth import CaseScore
 from maml_app.disk import write_text
 from maml_app.errors import TrainingError
 from maml_app.evaluation.evaluate import score_case
-from maml_app.evaluation.scores import Scores
+from maml_app.evaluation.scores import Scores, number
 from maml_app.imaging.geometry import restore_label
 from maml_app.imaging.labels import read_case_label
 from maml_app.imaging.preprocess import Prepared, prepare
@@ -193,8 +193,16 @@ def simulate(
 
     A row holds `labels`, `full` and `mean` (Dice of the test cases, all modalities and over subsets), `drawn_ml` (what
     is labelled), `path_m` (the contours drawn for it so far: the first cases from nothing, others from what the model
-    of the round before proposed), and `cases`, those that were added.
+    of the round before proposed), and `cases`, those that were added. `full` and `mean` are None where nothing can be
+    scored, as where no test case has all modalities.
+
+    Raises:
+        TrainingError: no label of a test case holds anything; before any training.
     """
+    if not any(read_case_label(case, simulation.spec).voxels.any() for case in simulation.test):
+        raise TrainingError(
+            f"expected something labelled in at least one test case, got {len(simulation.test)} labels, all empty"
+        )
     curves: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in schedule.strategies}
     for seed in schedule.seeds:
         for name in schedule.strategies:
@@ -217,5 +225,5 @@ def simulate(
                 )
                 before, proposed_mm = set(state.labelled), state.path_mm
             curves[name].append(rows)
-            tick(f"{name}, seed {seed}: {rows[-1]['labels']} labels, Dice {rows[-1]['mean']:.3f}")
+            tick(f"{name}, seed {seed}: {rows[-1]['labels']} labels, Dice {number(rows[-1]['mean'])}")
     return curves

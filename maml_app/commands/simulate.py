@@ -66,6 +66,8 @@ def simulate(
         raise CaseError(f"--test: expected ids of labelled cases, got {', '.join(unknown)}")
     held = [case for case in labelled if case.id in wanted]
     chosen = [case for case in labelled if case.id not in wanted and not case.held_out]
+    if not any(set(spec.modality_names) <= set(case.images) for case in held):
+        out.print("no test case has all modalities: there will be no Dice of all of them together", style="yellow")
     simulation = Simulation(spec, chosen, held, out_dir, pick_device(device))
     with memory_told():
         curves = play(simulation, schedule, lambda text: out.print(text, soft_wrap=True))

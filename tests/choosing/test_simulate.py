@@ -16,7 +16,16 @@ from typer.testing import CliRunner
 from maml_app.__main__ import app
 from maml_app.cases.spec import TaskSpec
 from maml_app.choosing import simulate as module
-from maml_app.choosing.curves import area, area_by_effort, labels_to_reach, saving, stands_still, summarise_curves
+from maml_app.choosing.curves import (
+    area,
+    area_by_effort,
+    curves_markdown,
+    draw_curves,
+    labels_to_reach,
+    saving,
+    stands_still,
+    summarise_curves,
+)
 from maml_app.choosing.simulate import Schedule, Simulation, simulate
 from maml_app.errors import MamlError, TrainingError
 from maml_app.imaging.files import read_label, write_label
@@ -83,7 +92,12 @@ def test_what_is_kept_is_of_the_same_files_and_cases(
 ) -> None:
     schedule = Schedule(("random",), start=2, rounds=1, batch=1, seeds=(0,))
     trained: list[int] = []
-    monkeypatch.setattr(module, "train", lambda *asked: trained.append(1) or train(*asked))
+
+    def counted(*asked: Any) -> Any:
+        trained.append(1)
+        return train(*asked)
+
+    monkeypatch.setattr(module, "train", counted)
 
     def played(choose: int = 6) -> int:
         cases = FolderStore(simulation.folder.parent / "studies", spec).cases()
@@ -184,6 +198,46 @@ def test_effort_is_compared_as_far_as_all_have_drawn() -> None:
     summary = summarise_curves({"random": [slow] * 2, "maml": [quick] * 2})["full"]
     assert summary["maml"]["area"] == summary["random"]["area"]
     assert summary["maml"]["by_effort_minus_random"]["area"] == pytest.approx(0.1)
+
+
+def test_a_measure_that_some_row_lacks_is_left_out(tmp_path: Path) -> None:
+    some, none = rows(0.2, 0.4), rows(0.2, 0.4)
+    none[0]["full"] = None
+    curves = {"random": [some], "maml": [none]}
+    summary = summarise_curves(curves)
+    assert list(summary) == ["mean"]
+    text = curves_markdown(curves, summary, "head")
+    assert "## Dice of the test cases, all modalities\n\nLeft out: " in text
+    assert "| maml | 0.100 | 0.200 |" in text
+    draw_curves(tmp_path / "curves.png", curves)
+    none[0]["mean"] = None
+    assert summarise_curves(curves) == {}
+    assert curves_markdown(curves, {}, "head").count("Left out: ") == 2
+    draw_curves(tmp_path / "curves.png", curves)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_that_hold_nothing_to_test_on_are_told_before_a_training(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "train", lambda *asked: pytest.fail("trained for nothing"))
+    for case in simulation.test:
+        assert case.label
+        label = read_label(case.label.path)
+        write_label(case.label.path, label.voxels * 0, label.affine)
+    with pytest.raises(TrainingError, match="something labelled in at least one test case, got 2 labels, all empty"):
+        simulate(simulation, Schedule(("random",), start=2, rounds=1))
+
+
+def test_test_cases_without_all_modalities_have_a_mean_over_subsets(spec: TaskSpec, tmp_path: Path) -> None:
+    write_cases(tmp_path / "studies", spec, count=4, seed=3, size=16)
+    (tmp_path / "studies" / "task.yaml").write_text(TOY)
+    command = f"simulate --studies {tmp_path / 'studies'} --out {tmp_path / 'out'} --strategies random --seeds 1"
+    command += " --steps 1 --start 2 --rounds 1 --batch 1 --test phantom_003"  # which has no CT
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 0, done.output
+    assert "no test case has all modalities" in done.output.split("random, seed 0")[0]
+    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["summary"]) == ["mean"]
 
 
 def test_one_could_stop_where_rounds_in_a_row_gain_nothing() -> None:
