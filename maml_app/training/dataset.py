@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from maml_app.imaging.volume import Array
 
 UNKNOWN = -1  # in place of a label's value: nobody says what is there
 LEFT_OUT = "left_out.json"
+SPARED_S = 24 * 3600  # longer than trainings take to prepare their cases; what they have opened stays readable
 SEEDS_PER_LABEL = 2000  # foreground voxels remembered for each label of a case
 
 
@@ -161,16 +164,22 @@ def seeds(label: Array, spec: TaskSpec) -> dict[int, Array]:
 
 
 def drop_old(folder: Path, used: set[Path], limit_gb: float) -> None:
-    """Delete prepared cases that are not used, the least recently used first, until all take at most `limit_gb`."""
-    kept = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in kept}
-    total = sum(sizes.values())
-    for path in sorted(kept, key=lambda path: path.stat().st_mtime):
-        if total <= limit_gb * 1e9:
+    """Delete prepared cases that are not used, the least recently used first, until all take at most `limit_gb`.
+
+    What was used within `SPARED_S` stays all the same: another training may be about to read it.
+    """
+    kept = []
+    for path in folder.iterdir():
+        if path.is_dir() and not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # another training has just deleted it
+                kept.append((path.stat().st_mtime, sum(file.stat().st_size for file in path.iterdir()), path))
+    total = sum(size for _, size, _ in kept)
+    for last, size, path in sorted(kept):
+        if total <= limit_gb * 1e9 or time.time() - last < SPARED_S:
             return
         if path not in used:
             shutil.rmtree(path, ignore_errors=True)
-            total -= sizes[path]
+            total -= size
 
 
 @dataclass(frozen=True)

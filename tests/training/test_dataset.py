@@ -119,6 +119,18 @@ def test_prepared_cases_stay_below_their_limit_and_litter_goes(
     assert set(folder.iterdir()) == set(second.values())
 
 
+def test_what_another_training_has_just_prepared_stays(store: FolderStore, spec: TaskSpec, tmp_path: Path) -> None:
+    labelled = [case for case in store.cases() if case.label]
+    folder = tmp_path / "prepared"
+    old, theirs, ours = (build_samples(cases, spec, folder) for cases in (labelled[:1], labelled[1:3], labelled[3:]))
+    for path in old.values():
+        os.utime(path, (0, 0))
+    drop_old(folder, set(ours.values()), limit_gb=1e-6)
+    assert not any(path.exists() for path in old.values())
+    for case_id, path in theirs.items():
+        assert load_sample(case_id, path).label is not None
+
+
 def test_a_weight_draws_a_case_more_often(samples: list[Sample], spec: TaskSpec) -> None:
     source = PatchSource(samples, spec, 0, weights={samples[0].case_id: 3})
     assert [one.case_id for one in source.samples].count(samples[0].case_id) == 3
