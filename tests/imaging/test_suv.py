@@ -166,7 +166,7 @@ def test_images_that_disagree_are_refused() -> None:
 
 def test_points_in_time_have_the_factor_of_their_series() -> None:
     """They are corrected to one moment (PS3.3 C.8.9.1); SeriesTime, rewritten later, does not tell it."""
-    rewritten = {"SeriesTime": "130000"}
+    rewritten: dict[str, object] = {"SeriesTime": "130000"}
     first, second = pet(rewritten), pet({**rewritten, "AcquisitionTime": "112000"})
     other = pet({**rewritten, "Modality": "OT", "AcquisitionTime": "090000"}, count=1)
     assert suv_factor(second, [*other, *second, *first]) == suv_factor(first) == pytest.approx(factor(HOUR))
