@@ -160,7 +160,7 @@ def _local(image: Dataset, name: str, dates: Sequence[str] = ()) -> datetime | N
 
 
 def scan_start(images: Sequence[Dataset]) -> datetime:
-    """To when DecayCorrection START corrects: the series' time, unless it was rewritten after the scan began.
+    """To when DecayCorrection START corrects: the series' time, unless it was rewritten after the scan began, or removed.
 
     Then the earliest acquisition of the series counts, for all of its beds.
 
@@ -171,7 +171,8 @@ def scan_start(images: Sequence[Dataset]) -> datetime:
     first = min((moment for moment in acquired if moment), key=_sortable, default=None)
     began = [_local(image, "Series", ("AcquisitionDate", "ContentDate", "StudyDate")) for image in images]
     series = min((moment for moment in began if moment), key=_sortable, default=None)
-    if series is not None and (first is None or _seconds(series, first) >= 0):
+    removed = series is not None and series.time() == MIDNIGHT and first is not None
+    if series is not None and not removed and (first is None or _seconds(series, first) >= 0):
         return series
     if first is None:
         raise ImageError("expected PET with SeriesTime or AcquisitionTime, got neither: SUV cannot be calculated")

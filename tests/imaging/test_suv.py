@@ -36,6 +36,7 @@ def factor(elapsed_s: float) -> float:
 
 HOUR = 3600.0
 START = "RadiopharmaceuticalStartDateTime"
+CLOCK = "RadiopharmaceuticalStartTime"
 AT_ELEVEN: list[dict[str, object]] = [{"AcquisitionTime": "1100"}] * 3
 NEXT_DAY: list[dict[str, object]] = [{"AcquisitionDate": "20240103", "AcquisitionTime": "001000"}] * 3
 TIMES: list[tuple[str, list[dict[str, object]], float]] = [
@@ -105,6 +106,12 @@ TIMES: list[tuple[str, list[dict[str, object]], float]] = [
     ),
     ("no acquisition time", [{"AcquisitionTime": ""}], HOUR),
     ("no series date", [{"SeriesDate": ""}], HOUR),
+    ("the series' time was removed", [{"SeriesTime": "000000"}], HOUR),
+    (
+        "and the injection was after noon",
+        [{"SeriesTime": "000000", "AcquisitionTime": "140000", CLOCK: "130000"}],
+        HOUR,
+    ),
     (
         "with colons and dots",
         [{"SeriesTime": "11:00:00", "AcquisitionTime": "11:00:00", "SeriesDate": "2024.01.02"}],
