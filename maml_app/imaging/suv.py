@@ -160,9 +160,10 @@ def _local(image: Dataset, name: str, dates: Sequence[str] = ()) -> datetime | N
 
 
 def scan_start(images: Sequence[Dataset]) -> datetime:
-    """To when DecayCorrection START corrects: the series' time, unless it was rewritten after the scan began, or removed.
+    """To when DecayCorrection START corrects: the series' time.
 
-    Then the earliest acquisition of the series counts, for all of its beds.
+    Where that was removed, or rewritten after the scan began, the earliest acquisition of the series counts, for all
+    of its beds.
 
     Raises:
         ImageError: no image says when it was acquired, nor the series.
