@@ -33,7 +33,7 @@ from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.network.window import predict
 from maml_app.training.dataset import Batch, PatchSource, build_samples, load_sample
-from maml_app.training.phases import optimiser_of, phases
+from maml_app.training.optimise import optimiser_of
 from maml_app.training.progress import Meter
 from maml_app.training.recipe import Recipe
 from maml_app.versions.predict import Model
@@ -126,9 +126,8 @@ def train_deepedit(spec: TaskSpec, cases: Sequence[Case], steps: int, recipe: Re
     torch.manual_seed(recipe.seed)
     network = build_network(len(spec.modalities) + spec.classes, spec.classes, spec.network).train()
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(2.0, steps / 10)))  # type: ignore[no-untyped-call]
-    [phase] = phases(spec, warm=False)
-    criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
-    optimiser, schedule = optimiser_of(phase, spec, network)
+    criterion = MutualLearningLoss(spec.training.loss, list(spec.scored.values()))
+    optimiser, schedule = optimiser_of(spec, network)
     with tempfile.TemporaryDirectory() as folder:
         built = build_samples(cases, spec, recipe.prepared or Path(folder))
         source = PatchSource([load_sample(*item) for item in built.items()], spec, recipe.seed)

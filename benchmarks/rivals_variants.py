@@ -56,12 +56,6 @@ ABLATIONS: dict[str, dict[str, Change]] = {
     "with_sgd": {"training": {"optimiser": "sgd", "learning_rate": 0.01}},
     "with_more_augmentation": {"augment": {"misalignment_mm": 3.0, "elastic_mm": 6.0, "low_resolution": 0.2}},
     "without_foreground_oversampling": {"training": {"foreground": 0.0}},
-    "experts_first": {
-        "network": {"shared_decoder": False},
-        "loss": {"experts": 1.0},
-        "training": {"alone": 0.4, "experts_rate": 0.5},
-    },
-    "experts_first_shared_decoder": {"loss": {"experts": 1.0}, "training": {"alone": 0.4, "experts_rate": 0.5}},
     "with_unlabelled": {"training": {"unlabelled": 1.0}},
     "experts_at_full_weight": {"loss": {"experts": 1.0}},
     # two voxels of each axis taken together in place of the first level

@@ -45,15 +45,13 @@ class Training(Strict):
     `folds` of cross-validation while no labelled patient is kept for validation (0: none). `new_labels`: how many times
     an epoch a case is drawn whose label the served model has not seen; the others once. `modality_dropout`: how often a
     random part of the modalities is drawn for a case, else all of them; `each_alone`: besides, every modality by itself
-    learns to answer in every step. `optimiser` adamw with a cosine, or sgd with
-    Nesterov momentum and a polynomial decay of the learning rate, as nnU-Net. `clip`: largest norm of the gradient; 0:
-    none. `amp`: forward in bfloat16 on CUDA. `ema`: averaged weights are the result. `checks`: how often in the course
-    of a run the validation cases are scored, for people to see. `alone`: share of the steps in which every expert
-    learns from the truth alone, before all learn together; `experts_rate`: of the learning rate, what the experts get
-    from then on. `unlabelled`: what cases that nobody has labelled weigh against labelled ones (0: they are not used);
-    the ensemble labels them for itself where it is sure, `training/teaching.py`; at most `unlabelled_cases` of them.
-    `refine_steps`: of the refinement, which learns from played clicks after the model and answers clicks where it does
-    that better (0: none is trained, and clicks are answered by a classifier).
+    learns to answer in every step. `optimiser` adamw with a cosine, or sgd with Nesterov momentum and a polynomial
+    decay of the learning rate, as nnU-Net. `clip`: largest norm of the gradient; 0: none. `amp`: forward in bfloat16 on
+    CUDA. `ema`: averaged weights are the result. `checks`: how often in the course of a run the validation cases are
+    scored, for people to see. `unlabelled`: what cases that nobody has labelled weigh against labelled ones (0: they
+    are not used); the ensemble labels them for itself where it is sure (training/teaching.py), at most
+    `unlabelled_cases`. `refine_steps`: of the refinement, which learns from played clicks after the model and answers
+    clicks where it does that better (0: none is trained, and clicks are answered by a classifier).
     """
 
     steps: Annotated[int, Field(ge=1)] = 500
@@ -64,8 +62,6 @@ class Training(Strict):
     clip: Weight = 1.0
     amp: bool = True
     ema: bool = True
-    alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    experts_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 1.0
     each_alone: bool = True
     unlabelled: Weight = 0.0

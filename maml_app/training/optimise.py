@@ -24,7 +24,6 @@ from maml_app.network.ensemble import SegmentationNetwork, build_network
 from maml_app.network.losses import MutualLearningLoss
 from maml_app.training.dataset import Batch, PatchSource, Sample
 from maml_app.training.load import Load
-from maml_app.training.phases import optimiser_of, phases
 from maml_app.training.progress import Meter
 from maml_app.training.recipe import Recipe
 from maml_app.training.teaching import Teaching
@@ -75,29 +74,27 @@ def optimise(
     source = PatchSource(labelled, spec, recipe.seed, recipe.weights)
     meter = Meter(recipe.report, steps, source.steps_an_epoch)
     looks = _looks(steps, spec.training.checks) if check else set()
-    run = phases(spec, warm=recipe.start is not None)
+    criterion = MutualLearningLoss(spec.training.loss, list(spec.scored.values()))
+    optimiser, schedule = optimiser_of(spec, network)
 
     def lighten() -> bool:
         return world == 1 and load.lighter(spec)
 
     with workspace(private_folder("training")) as folder:
-        teaching = Teaching(samples, spec, recipe, run[-1].first, folder)
-        for phase in run:
-            criterion = MutualLearningLoss(phase.loss, list(spec.scored.values()))
-            optimiser, schedule = optimiser_of(phase, spec, network)
-            for step in range(phase.first, phase.last):
-                meter.waited_s += recipe.wait()
-                sources = [(source, 1.0), *teaching.at(step, teacher, meter.note)]
-                parts = partial(_gradients, model, criterion, sources, step, load)
-                terms = load.fitting(f"step {step + 1}", parts, lighten, meter.note)
-                torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
-                optimiser.step()
-                schedule.step()
-                average.update_parameters(network)
-                meter.step(step + 1, terms)
-                if check and step + 1 in looks:
-                    meter.checked(step + 1, check(result))
-                    network.train()
+        teaching = Teaching(samples, spec, recipe, folder)
+        for step in range(steps):
+            meter.waited_s += recipe.wait()
+            sources = [(source, 1.0), *teaching.at(step, teacher, meter.note)]
+            parts = partial(_gradients, model, criterion, sources, step, load)
+            terms = load.fitting(f"step {step + 1}", parts, lighten, meter.note)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), spec.training.clip or math.inf)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(network)
+            meter.step(step + 1, terms)
+            if check and step + 1 in looks:
+                meter.checked(step + 1, check(result))
+                network.train()
     meter.end()
     return result.eval(), load
 
@@ -106,6 +103,21 @@ def _network(spec: TaskSpec, recipe: Recipe) -> SegmentationNetwork:
     if recipe.start:
         return copy.deepcopy(recipe.start)
     return build_network(len(spec.modalities), spec.classes, spec.network)
+
+
+def optimiser_of(
+    spec: TaskSpec, network: SegmentationNetwork
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """As task.yaml says; sgd is nnU-Net's (10.1038/s41592-020-01008-z): Nesterov 0.99, rate falling as (1 - s)^0.9."""
+    rate, steps = spec.training.learning_rate, spec.training.steps
+    if spec.training.optimiser == "sgd":
+        sgd = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.99, nesterov=True, weight_decay=3e-5)
+        return sgd, torch.optim.lr_scheduler.PolynomialLR(sgd, total_iters=steps, power=0.9)
+    adamw = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
+    warm = max(1, steps // 20)
+    return adamw, torch.optim.lr_scheduler.LambdaLR(
+        adamw, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+    )
 
 
 def _looks(steps: int, checks: int) -> set[int]:

@@ -47,17 +47,16 @@ class Teaching:
 
     Args:
         samples: those without a label are taught with.
-        first: the step from which the whole ensemble learns.
         folder: for labels; it must exist.
     """
 
-    def __init__(self, samples: Sequence[Sample], spec: TaskSpec, recipe: Recipe, first: int, folder: Path) -> None:
+    def __init__(self, samples: Sequence[Sample], spec: TaskSpec, recipe: Recipe, folder: Path) -> None:
         self.samples = [sample for sample in samples if sample.label is None]
         self.spec = spec
         self.recipe = recipe
         self.folder = folder
         steps = spec.training.steps
-        begin = first if recipe.start else first + round(FIRST * (steps - first))
+        begin = 0 if recipe.start else round(FIRST * steps)
         self.lessons = {begin + number * (steps - begin) // ROUNDS for number in range(ROUNDS)} if self.samples else ()
         self._patches: PatchSource | None = None
 

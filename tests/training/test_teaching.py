@@ -101,7 +101,7 @@ def test_the_label_is_what_the_teacher_is_sure_of(
     assert [sample.label is None for sample in samples] == [False, False, True, True, True]
     torch.manual_seed(3)
     teacher = build_network(3, 3, spec.network).train()
-    lessons = Teaching(samples, task, Recipe(), 0, tmp_path)
+    lessons = Teaching(samples, task, Recipe(), tmp_path)
     assert lessons.at(0, teacher, print) == []  # it has not learnt yet
     ((patches, weight),) = lessons.at(1, teacher, print)
     assert weight == 1.0
@@ -123,9 +123,9 @@ def test_the_label_is_what_the_teacher_is_sure_of(
 def test_a_network_that_goes_on_teaches_at_once(cases: list[Case], spec: TaskSpec, tmp_path: Path) -> None:
     samples = [load_sample(*item) for item in build_samples(cases, spec, tmp_path / "prepared").items()]
     start = build_network(3, 3, spec.network)
-    assert 0 in Teaching(samples, taught(spec), Recipe(start=start), 0, tmp_path).lessons
-    assert Teaching(samples, taught(spec, steps=100), Recipe(), 20, tmp_path).lessons == {52, 76}
-    assert not Teaching(samples[:2], taught(spec), Recipe(start=start), 0, tmp_path).lessons
+    assert 0 in Teaching(samples, taught(spec), Recipe(start=start), tmp_path).lessons
+    assert Teaching(samples, taught(spec, steps=100), Recipe(), tmp_path).lessons == {40, 70}
+    assert not Teaching(samples[:2], taught(spec), Recipe(start=start), tmp_path).lessons
 
 
 def test_what_the_teacher_does_not_see_at_all_teaches_nothing(
@@ -139,7 +139,7 @@ def test_what_the_teacher_does_not_see_at_all_teaches_nothing(
             if name.endswith("bias") and weight.shape == (3,):
                 weight.copy_(torch.tensor([9.0, 0.0, 0.0]))  # background everywhere
     told: list[str] = []
-    assert Teaching(samples, taught(spec), Recipe(), 0, tmp_path).at(1, blind, told.append) == []
+    assert Teaching(samples, taught(spec), Recipe(), tmp_path).at(1, blind, told.append) == []
     assert told == ["from step 2 on 0 of 3 cases teach that nobody has labelled"]
 
 
