@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maml_app.__main__ import app
+from maml_app.cases.case import Case
 from maml_app.cases.history import Decision, State, now
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import StudiesError
@@ -142,6 +144,25 @@ def test_a_test_set_and_the_visits_of_a_patient_stay_what_they_are(tmp_path: Pat
     held_out = [case.id for case in after if case.held_out]
     assert held_out == (["T03"] if layout in ("nnunet", "msd") else [])
     assert ("it is of the test set" in rows[-1].left_out) == (not held_out)
+
+
+class Examinations(FolderStore):
+    """Cases as an archive has them: a study each, patients with names."""
+
+    def cases(self) -> list[Case]:
+        patients = {"A": "DOE^JANE", "B": "ROE^RICHARD", "C": "DOE^JANE"}
+        return [
+            replace(case, study="1.2.3", patient=patients[case.id]) for case in super().cases() if case.id in patients
+        ]
+
+
+@pytest.mark.parametrize("layout", ["brats", "bids"])
+def test_names_of_an_archives_cases_tell_visits_and_no_names(studies: Path, tmp_path: Path, layout: str) -> None:
+    rows = export(Examinations(studies, BRATS), BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    assert [row.name for row in rows] == ["case0001_tp1", "case0002", "case0001_tp2"]
+    after = FolderStore(tmp_path / "out", BRATS).cases()
+    assert [case.patient_id.removeprefix("sub-") for case in after] == ["case0001", "case0001", "case0002"]
+    assert "DOE" not in (tmp_path / "out" / "provenance.json").read_text()
 
 
 def test_an_image_on_the_labels_grid_shows_the_same_place(tmp_path: Path) -> None:
