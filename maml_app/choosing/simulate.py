@@ -122,13 +122,24 @@ class Simulation:
     def play(self, strategy: str, seed: int, schedule: Schedule) -> list[State]:
         """The states from `schedule.start` labels on, one a round; the same start for every strategy of a seed.
 
+        Where nothing is labelled in any of the first cases, the last of them makes room for one where something is:
+        nobody trains before that.
+
         Raises:
-            TrainingError: fewer cases than the schedule starts with.
+            TrainingError: fewer cases than the schedule starts with, or nothing is labelled in any of them.
         """
         ids = sorted(self.choose)
         if len(ids) < schedule.start:
             raise TrainingError(f"expected at least {schedule.start} labelled cases to choose from, got {len(ids)}")
-        labelled = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[: schedule.start]]
+        order = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))]
+        something = next((case_id for case_id in order if self.foreground_ml[case_id]), None)
+        if something is None:
+            raise TrainingError(
+                f"expected something labelled in a case to choose from, got {len(ids)} labels, all empty"
+            )
+        labelled = order[: schedule.start]
+        if something not in labelled:
+            labelled[-1] = something
         states = [self.state(labelled, seed)]
         most = min(schedule.at_most, len(ids))
         for _ in range(schedule.rounds):

@@ -229,6 +229,25 @@ def test_labels_that_hold_nothing_to_test_on_are_told_before_a_training(
         simulate(simulation, Schedule(("random",), start=2, rounds=1))
 
 
+def test_a_start_without_anything_labelled_gets_a_case_with_something(spec: TaskSpec, tmp_path: Path) -> None:
+    """Half of an archive may be healthy, and a training on nothing but that is refused."""
+    write_cases(tmp_path / "studies", spec, count=6, seed=3, size=16)
+    for number in range(5):
+        if number != 2:
+            path = tmp_path / "studies" / f"phantom_{number:03d}" / "label.nii.gz"
+            label = read_label(path)
+            path.unlink()
+            write_label(path, np.zeros_like(label.voxels), label.affine)
+    cases = FolderStore(tmp_path / "studies", spec).cases()
+    simulation = Simulation(spec, cases[:5], cases[5:], tmp_path / "out", CPU)
+    schedule = Schedule(("random",), start=2, rounds=1, batch=1, seeds=(0, 1, 2, 3))
+    starts = [simulation.play("random", seed, schedule)[0].labelled for seed in schedule.seeds]
+    assert all("phantom_002" in start and len(start) == 2 for start in starts)
+    nothing = Simulation(spec, [case for case in cases[:5] if case.id != "phantom_002"], cases[5:], tmp_path / "b", CPU)
+    with pytest.raises(TrainingError, match="something labelled in a case to choose from, got 4 labels, all empty"):
+        nothing.play("random", 0, schedule)
+
+
 def test_test_cases_without_all_modalities_have_a_mean_over_subsets(spec: TaskSpec, tmp_path: Path) -> None:
     write_cases(tmp_path / "studies", spec, count=4, seed=3, size=16)
     (tmp_path / "studies" / "task.yaml").write_text(TOY)
