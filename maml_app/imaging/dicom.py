@@ -51,7 +51,7 @@ def read_series(images: Sequence[Dataset], key: str = "") -> tuple[Volume, Stack
             raise ImageError(problem)
         scale = 1.0
         if used[0][0].get("Modality") == "PT":
-            scale = suv_factor([image for image, _ in used], images)
+            scale = suv_factor([image for image, _ in used], [images[index] for index in found.images])
         voxels = np.empty(order.grid.shape, np.float32)
         decoded: dict[int, Array] = {}
         for place, part in enumerate(order.slices):

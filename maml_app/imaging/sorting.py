@@ -93,6 +93,11 @@ class Sorted:
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def images(self) -> list[int]:
+        """Which images are of any part."""
+        return sorted({slice_.image for part in self.parts for slice_ in part.slices})
+
     def part(self, key: str = "") -> Part:
         """The part of that key, or the only one.
 

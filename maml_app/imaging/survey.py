@@ -12,7 +12,7 @@ from maml_app.errors import ImageError
 from maml_app.imaging.lenient import BROKEN_VALUE, lenient
 from maml_app.imaging.pixels import unusable
 from maml_app.imaging.planes import groups
-from maml_app.imaging.sorting import TELLS, Part, sort_out, told
+from maml_app.imaging.sorting import TELLS, Part, Sorted, sort_out, told
 from maml_app.imaging.suv import suv_factor
 
 LONGEST = 256  # characters of an attribute that are kept for the rules
@@ -45,20 +45,20 @@ def survey(headers: Sequence[Dataset]) -> list[Surveyed]:
             return [
                 Surveyed(_frame(first), len(headers), plain(first), problem=_problem(first, str(error), len(headers)))
             ]
-        return [_surveyed(part, headers, found.notes) for part in found.parts]
+        return [_surveyed(part, headers, found) for part in found.parts]
 
 
-def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> Surveyed:
+def _surveyed(part: Part, headers: Sequence[Dataset], found: Sorted) -> Surveyed:
     first = headers[part.slices[0].image]
     used = [headers[slice_.image] for slice_ in part.slices]
     problem = ""
     try:
-        part.stack(notes)
+        part.stack(found.notes)
         problem = unusable([(headers[slice_.image], slice_.frame) for slice_ in part.slices])
         # private attributes and sequences need not come with the headers: what is absent is judged with the images
         told_here = first.get("RadiopharmaceuticalInformationSequence") and first.get("Units") != "CNTS"
         if first.get("Modality") == "PT" and told_here:
-            suv_factor(used, headers)
+            suv_factor(used, [headers[index] for index in found.images])
     except ImageError as error:
         problem = str(error)
     attributes = plain(first)
@@ -73,7 +73,7 @@ def _surveyed(part: Part, headers: Sequence[Dataset], notes: Sequence[str]) -> S
         more = [f"{len(part.repeats)} images lie where another does; used if their pixels are the same"]
     images = len({slice_.instance for slice_ in part.slices})
     return Surveyed(
-        _frame(first), images, attributes, part.key, _problem(first, problem, len(part.slices)), (*notes, *more)
+        _frame(first), images, attributes, part.key, _problem(first, problem, len(part.slices)), (*found.notes, *more)
     )
 
 

@@ -28,7 +28,7 @@ def suv_factor(images: Sequence[Dataset], series: Sequence[Dataset] = ()) -> flo
 
     Args:
         images: those of the volume.
-        series: all images of its series, if these are more: the earliest of them tells when the scan began.
+        series: those of all volumes of its series, if these are more: the earliest tells when the scan began.
 
     Raises:
         ImageError: units that cannot be converted, or an attribute that the conversion needs is missing or cannot be.

@@ -213,14 +213,16 @@ def _elsewhere(examination: Examination, study: Sequence[Examination], spec: Tas
 def _patient(pacs: Pacs, study: str, rows: Sequence[Dataset], listed: Sequence[_Listed]) -> str:
     """The PatientID of a study; without one the study stands for the patient, so that its cases stay together.
 
-    That of the images goes first: in lists some archives garble all but Latin letters.
+    That of the images goes before the list's, in which some archives garble all but Latin letters; but it may be of
+    before a correction where the list does not tell of one.
     """
-    known = {row.patient for row in listed} - {""}
-    if not known:
-        known = {_patient_id(row) for row in rows if str(row.StudyInstanceUID) == study} - {""}
-    if not known:  # a series' row need not have it, a study's must
-        known = {_patient_id(row) for row in pacs.studies(study)} - {""}
-    return min(known, default=study)
+    of_images = {row.patient for row in listed} - {""}
+    known = {_patient_id(row) for row in rows if str(row.StudyInstanceUID) == study} - {""}
+    if known:
+        return min(of_images or known)
+    # a series' row need not have it, a study's must
+    known = {_patient_id(row) for row in pacs.studies(study)} - {""}
+    return min(known or of_images, default=study)
 
 
 def _patient_id(said: Dataset) -> str:

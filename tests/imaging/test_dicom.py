@@ -217,6 +217,14 @@ def test_points_in_time_are_on_one_scale(spec: TaskSpec) -> None:
     assert [found.problem for found in survey([*first, *late])] == ["", ""]
 
 
+def test_an_image_without_a_place_says_nothing_of_when_a_pet_began(spec: TaskSpec) -> None:
+    series = pet(spec)
+    screenshot = tell(again(series[:2])[:1], AcquisitionTime="000000", SeriesTime="000000")[0]
+    del screenshot.ImagePositionPatient
+    assert [found.problem for found in survey([*series, screenshot])] == [""]
+    np.testing.assert_array_equal(read_series([*series, screenshot])[0].voxels, read_series(series)[0].voxels)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

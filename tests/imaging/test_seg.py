@@ -211,6 +211,16 @@ def test_what_was_drawn_on_every_other_slice_is_refused(spec: TaskSpec, series: 
     np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)
 
 
+@pytest.mark.parametrize("slices", [(3, 12, 24), (3, 4, 10, 11, 20, 21, 27)])
+def test_findings_one_above_the_other_are_no_gaps(spec: TaskSpec, series: list[Dataset], slices: list[int]) -> None:
+    """Metastases on thick slices, each on one or two of them."""
+    label = np.zeros((12, 10, 48), np.uint8)
+    label[2:5, 3:9, slices] = 2
+    seg, order = written(label, series, spec)
+    seg.ManufacturerModelName = "Another"
+    np.testing.assert_array_equal(read_seg(seg, order, spec, seg[FRAME].value), label)
+
+
 @pytest.mark.parametrize(
     ("day", "time", "zone", "said"),
     [

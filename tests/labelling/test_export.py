@@ -23,6 +23,7 @@ from maml_app.imaging.volume import Volume
 from maml_app.labelling.export.back import bring_back
 from maml_app.labelling.export.dataset import Wish, export
 from maml_app.labelling.export.layouts import LAYOUTS
+from maml_app.stores.choice import open_studies
 from maml_app.stores.folder import FolderStore
 from tests.builders import SHAPE, brain, keep, lesion, oblique, save, shipped, tissue
 
@@ -163,6 +164,39 @@ def test_names_of_an_archives_cases_tell_visits_and_no_names(studies: Path, tmp_
     after = FolderStore(tmp_path / "out", BRATS).cases()
     assert [case.patient_id.removeprefix("sub-") for case in after] == ["case0001", "case0001", "case0002"]
     assert "DOE" not in (tmp_path / "out" / "provenance.json").read_text()
+
+
+def test_patients_that_only_a_datalist_names_are_told_apart_and_not_named(tmp_path: Path) -> None:
+    """And what becomes one name in BIDS is refused for the second of them."""
+    patients = {"X1": "张伟", "X2": "李娜", "X3": "MRN 4711 Müller", "X4": "MRN 4711 Müller", "X-1": "X-1"}
+    entries = []
+    for name, patient in patients.items():
+        brain(tmp_path / name, lesion())
+        images = {modality: f"{name}/{modality}.nii.gz" for modality in BRATS.modality_names}
+        entries.append({"id": name, "patient": patient, "image": images, "label": f"{name}/label.nii.gz"})
+    (tmp_path / "list.json").write_text(json.dumps({"training": entries}))
+    source = open_studies(str(tmp_path / "list.json"), BRATS)
+    rows = {row.case: row for row in export(source, BRATS, LAYOUTS["bids"](), tmp_path / "out", Wish(anonymous=True))}
+    after = {case.id: case.patient_id for case in FolderStore(tmp_path / "out", BRATS).cases()}
+    assert sorted(after) == ["sub-X1", "sub-X2", "sub-patient0004_ses-X3", "sub-patient0004_ses-X4"]
+    assert len(set(after.values())) == 3
+    assert "that of another case or patient" in rows["X-1"].left_out + rows["X1"].left_out
+    assert "4711" not in (tmp_path / "out" / "provenance.json").read_text()
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_the_history_of_a_patient_with_several_visits_comes_back(tmp_path: Path, layout: str) -> None:
+    for number, name in enumerate(("P01_2020-01-01", "P01_2021-01-01"), start=1):
+        brain(tmp_path / "studies" / name)
+        keep(FolderStore(tmp_path / "studies", BRATS), name, save(tmp_path / "l.nii.gz", lesion()), author=f"a{number}")
+    export(FolderStore(tmp_path / "studies", BRATS), BRATS, LAYOUTS[layout](), tmp_path / "out", Wish())
+    told = [said for _, said in bring_back(tmp_path / "out", FolderStore(tmp_path / "out", BRATS), BRATS)]
+    assert [said.rpartition(", ")[2] for said in told] == ["by a1", "by a2"]
+    # a table of before patients were told in it
+    path = tmp_path / "out" / "provenance.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([{key: row[key] for key in row if key not in ("patient", "held_out")} for row in rows]))
+    assert len(list(bring_back(path, FolderStore(tmp_path / "out", BRATS), BRATS))) == 2
 
 
 def test_an_image_on_the_labels_grid_shows_the_same_place(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError, MamlError, StudiesError
 from maml_app.imaging.labels import read_case_label, volumes_ml
-from maml_app.labelling.export.dataset import TABLE, Row
+from maml_app.labelling.export.dataset import TABLE, Row, bids_entities
 from maml_app.labelling.incoming import checked_label
 
 TOLERANCE = 0.01  # of a volume: what a label may differ from what the table says of it
@@ -32,7 +32,8 @@ def bring_back(table: Path, source: CaseSource, spec: TaskSpec) -> Iterator[tupl
     """
     cases = {case.id: case for case in source.cases()}
     for row in _rows(table):
-        case = next((cases[name] for name in (row.name, f"sub-{row.name}", row.case) if name in cases), None)
+        as_bids = "_".join(bids_entities(row.patient or row.name, row.name))
+        case = next((cases[name] for name in (row.name, as_bids, row.case) if name in cases), None)
         if row.left_out or not row.saved:
             continue
         if case is None:

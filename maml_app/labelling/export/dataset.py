@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -115,9 +116,9 @@ class Row:
 
     case: str
     name: str
-    patient: str
     label: str
     state: str
+    patient: str = ""
     held_out: bool = False
     left_out: str = ""
     without: str = ""
@@ -181,20 +182,33 @@ def export(source: CaseSource, spec: TaskSpec, layout: Layout, out_dir: Path, wi
 def _names(cases: Sequence[Case]) -> list[tuple[str, str]]:
     """A case's name in the data set, and its patient's, which other programs can tell from it.
 
-    Ids of an archive are UIDs, and its patients have names: they are told in the table alone, or not at all.
+    Ids of an archive are UIDs, and patients may have names that no file tells: they are told in the table alone, or not
+    at all.
     """
     visits: dict[str, list[str]] = {}
     for case in cases:
         visits.setdefault(case.patient_id, []).append(case.id)
-    numbers = {patient: f"case{number:04d}" for number, patient in enumerate(visits, start=1)}
+    numbers = {patient: f"{number:04d}" for number, patient in enumerate(visits, start=1)}
     found = []
     for case in cases:
-        if not case.study:
+        number, ids = numbers[case.patient_id], visits[case.patient_id]
+        if case.study:
+            patient = f"case{number}"
+            found.append((f"{patient}_tp{ids.index(case.id) + 1}" if len(ids) > 1 else patient, patient))
+        elif case.id.startswith(case.patient_id):
             found.append((case.id, case.patient_id))
-            continue
-        patient, ids = numbers[case.patient_id], visits[case.patient_id]
-        found.append((f"{patient}_tp{ids.index(case.id) + 1}" if len(ids) > 1 else patient, patient))
+        else:
+            found.append((case.id, case.id if len(ids) == 1 else f"patient{number}"))
     return found
+
+
+def bids_entities(patient: str, name: str) -> list[str]:
+    """A case in BIDS: its subject, and its session, which is what its name has besides the patient.
+
+    Letters and digits are all that BIDS allows; of what has none the name of the case is the subject.
+    """
+    subject, session = (re.sub(r"[^A-Za-z0-9]", "", text) for text in (patient, name.removeprefix(patient)))
+    return [f"sub-{subject}", *([f"ses-{session}"] if session else [])] if subject else [f"sub-{session}"]
 
 
 def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> dict[str, str]:
@@ -214,12 +228,11 @@ def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, w
 def _row(case: Case, name: str, found: Recorded | None, wish: Wish) -> Row:
     label = case.label.id if case.label else ""
     if found is None:
-        return Row(case.id, name, "", label, "came with the images")
+        return Row(case.id, name, label, "came with the images")
     entry = found.entry
     return Row(
         case.id,
         name,
-        "",
         label,
         found.state.value,
         author="" if wish.anonymous else entry.author,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from maml_app.disk import write_atomically, write_text
 from maml_app.errors import LabelError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
-from maml_app.labelling.export.dataset import Item, Layout, write_json
+from maml_app.labelling.export.dataset import Item, Layout, bids_entities, write_json
 
 
 class NnUnet:
@@ -110,11 +109,15 @@ class Bids:
 
     whole = tests = False
 
+    def __init__(self) -> None:
+        self.patients: dict[str, str] = {}  # by subject
+
     def write(self, item: Item, folder: Path) -> list[str]:
-        entities = self._entities(item)
+        entities = bids_entities(item.patient, item.name)
         place, name = Path(*entities), "_".join(entities)
-        if (folder / place / "anat").exists():
-            raise LabelError(f"its name as BIDS, {name}, is that of another case too; rename one")
+        taken = self.patients.setdefault(entities[0], item.patient) != item.patient
+        if taken or (folder / place / "anat").exists():
+            raise LabelError(f"its name as BIDS, {name}, is that of another case or patient too; rename one")
         for modality in item.case.images:
             item.write_image(modality, folder / place / "anat" / f"{name}_{modality}.nii.gz")
         home = folder / "derivatives" / "labels" / place / "anat"
@@ -129,13 +132,6 @@ class Bids:
         write_text(folder / "derivatives/labels/dseg.tsv", "\n".join(["index\tname", *rows]) + "\n")
         subjects = sorted(path.name for path in folder.glob("sub-*"))
         write_text(folder / "participants.tsv", "\n".join(["participant_id", *subjects]) + "\n")
-
-    @staticmethod
-    def _entities(item: Item) -> list[str]:
-        patient, session = (
-            re.sub(r"[^A-Za-z0-9]", "", text) for text in (item.patient, item.name.removeprefix(item.patient))
-        )
-        return [f"sub-{patient}", *([f"ses-{session}"] if session else [])]
 
 
 def _set(item: Item) -> str:
