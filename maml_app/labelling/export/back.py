@@ -15,7 +15,8 @@ from maml_app.cases.source import CaseSource
 from maml_app.cases.spec import TaskSpec
 from maml_app.errors import LabelError, MamlError, StudiesError
 from maml_app.imaging.labels import read_case_label, volumes_ml
-from maml_app.labelling.export.dataset import TABLE, Row, bids_entities
+from maml_app.labelling.export.dataset import TABLE, Row
+from maml_app.labelling.export.layouts import bids_entities
 from maml_app.labelling.incoming import checked_label
 
 TOLERANCE = 0.01  # of a volume: what a label may differ from what the table says of it

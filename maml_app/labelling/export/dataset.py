@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -200,15 +199,6 @@ def _names(cases: Sequence[Case]) -> list[tuple[str, str]]:
         else:
             found.append((case.id, case.id if len(ids) == 1 else f"patient{number}"))
     return found
-
-
-def bids_entities(patient: str, name: str) -> list[str]:
-    """A case in BIDS: its subject, and its session, which is what its name has besides the patient.
-
-    Letters and digits are all that BIDS allows; of what has none the name of the case is the subject.
-    """
-    subject, session = (re.sub(r"[^A-Za-z0-9]", "", text) for text in (patient, name.removeprefix(patient)))
-    return [f"sub-{subject}", *([f"ses-{session}"] if session else [])] if subject else [f"sub-{session}"]
 
 
 def _check(case: Case, found: Recorded | None, spec: TaskSpec, layout: Layout, wish: Wish) -> dict[str, str]:

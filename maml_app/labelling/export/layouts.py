@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from maml_app.disk import write_atomically, write_text
 from maml_app.errors import LabelError
 from maml_app.imaging.files import write_label
 from maml_app.imaging.labels import check_convention, from_task_values
-from maml_app.labelling.export.dataset import Item, Layout, bids_entities, write_json
+from maml_app.labelling.export.dataset import Item, Layout, write_json
 
 
 class NnUnet:
@@ -132,6 +133,15 @@ class Bids:
         write_text(folder / "derivatives/labels/dseg.tsv", "\n".join(["index\tname", *rows]) + "\n")
         subjects = sorted(path.name for path in folder.glob("sub-*"))
         write_text(folder / "participants.tsv", "\n".join(["participant_id", *subjects]) + "\n")
+
+
+def bids_entities(patient: str, name: str) -> list[str]:
+    """A case in BIDS: its subject, and its session, which is what its name has besides the patient.
+
+    Letters and digits are all that BIDS allows; of what has none the name of the case is the subject.
+    """
+    subject, session = (re.sub(r"[^A-Za-z0-9]", "", text) for text in (patient, name.removeprefix(patient)))
+    return [f"sub-{subject}", *([f"ses-{session}"] if session else [])] if subject else [f"sub-{session}"]
 
 
 def _set(item: Item) -> str:
